@@ -1,0 +1,1 @@
+"""The reference backend: every layer through torch, the oracle of all others."""

@@ -1,0 +1,76 @@
+"""Runs a whole network layer by layer through each layer's `reference`: the oracle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+
+from torch2rt.layers.specialize import specialize_kind, specialize_type
+from torch2rt.network.dim import SymbolicDim, substitute, symbols_of
+from torch2rt.network.layer import Layer, run_reference
+from torch2rt.network.network import Network
+from torch2rt.network.tensor import Tensor
+from torch2rt.torch_values import constant_to_torch
+
+Observer = Callable[[Layer, tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]], None]
+
+
+def run_network(
+    network: Network,
+    inputs: Mapping[str, torch.Tensor],
+    *,
+    dtype: torch.dtype | None = None,
+    observe: Observer | None = None,
+) -> dict[str, torch.Tensor]:
+    """Outputs by name for inputs by name, in torch on the CPU.
+
+    ``dtype=torch.float64`` computes every float in double precision. ``observe`` is called after
+    each layer with its inputs and outputs.
+    """
+    symbols = bind_symbols(network, {name: tuple(x.shape) for name, x in inputs.items()})
+    values: dict[Tensor, torch.Tensor] = {}
+
+    def read(tensor: Tensor) -> torch.Tensor:
+        if tensor.data is not None:
+            value = constant_to_torch(tensor.data, tensor.dtype)
+        else:
+            value = values[tensor]
+        return value.to(dtype) if dtype is not None and value.is_floating_point() else value
+
+    for name, tensor in network.inputs.items():
+        values[tensor] = inputs[name]
+    remaining = {tensor: len(tensor.users) for tensor in network.tensors}
+    kept = set(network.outputs.values())
+    with torch.no_grad():
+        for layer in network.layers:
+            arguments = tuple(read(tensor) for tensor in layer.inputs)
+            results = run_reference(
+                specialize_kind(layer.kind, symbols), layer.epilogue, arguments,
+                [specialize_type(output.type, symbols) for output in layer.outputs],
+            )
+            if observe is not None:
+                observe(layer, arguments, results)
+            values.update(zip(layer.outputs, results, strict=True))
+            for tensor in dict.fromkeys(layer.inputs):
+                remaining[tensor] -= 1
+                if remaining[tensor] == 0 and tensor not in kept:
+                    values.pop(tensor, None)
+        return {name: read(tensor) for name, tensor in network.outputs.items()}
+
+
+def bind_symbols(network: Network, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    """Values of the network's symbols for input shapes by name.
+
+    ValueError when a shape does not fit the network's input.
+    """
+    symbols: dict[str, int] = {}
+    for name, tensor in network.inputs.items():
+        for dim, size in zip(tensor.shape, shapes[name], strict=True):
+            if isinstance(dim, SymbolicDim) and len(symbols_of(dim)) == 1 and str(dim).isidentifier():
+                symbols.setdefault(str(dim), size)
+    for name, tensor in network.inputs.items():
+        expected = tuple(substitute(dim, symbols) for dim in tensor.shape)
+        if expected != tuple(shapes[name]):
+            raise ValueError(f"input {name} has shape {shapes[name]}, expected {expected}")
+    return symbols

@@ -1,0 +1,114 @@
+"""Every error torch2rt raises on purpose derives from `Torch2rtError`.
+
+One class per failure. The message template stands on the class, so that the text is written once
+and tests can pin it; the facts that fill it stay readable on the exception as ``error.facts``.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class Torch2rtError(Exception):
+    """Base of all deliberate errors. ``str(error)`` says what, where and what to do."""
+
+    template: ClassVar[str] = "{message}"
+
+    def __init__(self, **facts: object) -> None:
+        self.facts = facts
+        super().__init__(self.template.format(**facts))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), self.facts)
+
+
+def _rebuild(cls: type[Torch2rtError], facts: dict[str, object]) -> Torch2rtError:
+    return cls(**facts)
+
+
+class ConfigError(Torch2rtError, ValueError):
+    """An option of `convert` or of the command line has a value that cannot be used."""
+
+    template = "{option}={value!r} is not valid: {reason}. {remedy}"
+
+
+class UnsupportedNodesError(Torch2rtError):
+    """`convert(..., fallback="error")` met nodes that no converter rule takes."""
+
+    template = (
+        "{count} node(s) of the captured graph have no converter rule:\n{listing}\n"
+        'Register a rule with torch2rt.converter(...), or convert with fallback="torch" to run '
+        "these nodes through PyTorch."
+    )
+
+
+class LoweringError(Torch2rtError):
+    """A converter rule produced something that does not fit the captured graph."""
+
+    template = "lowering {op} at {where}: {reason}. This is a bug of the rule; please report it."
+
+
+class NetworkError(Torch2rtError):
+    """A network breaks one of the invariants of `torch2rt.network.verify`."""
+
+    template = "invalid network{after}: {problems}"
+
+
+class NetworkTextError(Torch2rtError, ValueError):
+    """Text given to `torch2rt.network.parse` is not a network."""
+
+    template = "network text, line {line}: {reason}: {content!r}"
+
+
+class NoTacticError(Torch2rtError):
+    """No tactic of a backend can run a layer."""
+
+    template = (
+        "no {backend} tactic can run layer {layer} ({kind}, from {where}):\n{reasons}\n"
+        "Please report this, or keep the layer in PyTorch by registering a plugin for it."
+    )
+
+
+class VerificationError(Torch2rtError):
+    """The engine and the model disagree; the first layer that is off is named."""
+
+    template = (
+        "the engine disagrees with the model on {inputs}: output {output!r} has relative error "
+        "{error:.3g}, allowed {allowed:.3g}.\nFirst layer that is off: {layer} ({kind}, tactic "
+        "{tactic}) at {where}, relative error {layer_error:.3g}.\n"
+        "convert(..., verify=False) skips this check; please report the layer named here."
+    )
+
+
+class InputError(Torch2rtError, ValueError):
+    """An engine was called with an input that does not fit its bindings."""
+
+    template = "input {name!r}: {reason}. Expected {expected}, got {got}. {remedy}"
+
+
+class DeviceError(Torch2rtError, RuntimeError):
+    """A device was asked for that is not there, or that an engine cannot move to."""
+
+    template = "device {device!r}: {reason}. {remedy}"
+
+
+class TrainingError(Torch2rtError, RuntimeError):
+    """An engine was asked to train or to give gradients."""
+
+    template = (
+        "{what}: an engine holds folded, fused weights and has no backward pass. "
+        "Train the original model and convert it again, or call rt.refit(model). "
+        "Call the engine under torch.no_grad() or with inputs that need no gradient."
+    )
+
+
+class EngineFileError(Torch2rtError, ValueError):
+    """A file is not a usable engine file."""
+
+    template = "{path}: {reason}. {remedy}"
+
+
+class RegistrationError(Torch2rtError):
+    """Two files register the same name."""
+
+    template = "{what} {name!r} is registered twice: by {first} and by {second}. Rename one."

@@ -1,0 +1,1 @@
+"""Fusions: rewrites of the network, ONE FILE PER FUSION."""

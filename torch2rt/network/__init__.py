@@ -1,0 +1,1 @@
+"""Networks: tensors, layers and the graph they form, their text form and their verifier."""

@@ -1,0 +1,1 @@
+"""Passes: steps over the whole network, listed in order in `pipeline`."""
