@@ -1,0 +1,51 @@
+"""Import torchvision beside a CPU build of torch that its compiled operators were not built for.
+
+``import torchvision_shim`` first, then ``import torchvision``. torchvision's own extension does
+not load beside a CPU torch of another build, and its import fails on ``torchvision::nms``. This
+module declares the schemas that the import needs and gives ``nms`` a plain Python kernel, which
+is enough for every classification, segmentation and video model.
+"""
+
+from __future__ import annotations
+
+import torch
+
+# torch drops the schemas of a library object that is collected: it lives as long as this module.
+LIBRARY = torch.library.Library("torchvision", "FRAGMENT")
+
+
+def _has_operator(name: str) -> bool:
+    return bool(torch._C._jit_get_schemas_for_operator(f"torchvision::{name}"))
+
+
+def non_maximum_suppression(
+    boxes: torch.Tensor, scores: torch.Tensor, iou_threshold: float
+) -> torch.Tensor:
+    """Greedy suppression: boxes (n, 4) as x1 y1 x2 y2, scores (n,) -> kept indices, best first."""
+    kept: list[int] = []
+    order = [int(index) for index in scores.argsort(descending=True, stable=True)]
+    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    while order:
+        best = order.pop(0)
+        kept.append(best)
+        rest = torch.tensor(order, dtype=torch.long)
+        low = torch.maximum(boxes[best, :2], boxes[rest, :2])
+        high = torch.minimum(boxes[best, 2:], boxes[rest, 2:])
+        shared = (high - low).clamp(min=0).prod(dim=1)
+        overlap = shared / (area[best] + area[rest] - shared)
+        order = [int(index) for index in rest[overlap <= iou_threshold]]
+    return torch.tensor(kept, dtype=torch.long)
+
+
+def _install() -> None:
+    for name in ("nms", "qnms"):
+        if not _has_operator(name):
+            LIBRARY.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+            LIBRARY.impl(name, non_maximum_suppression, "CPU")
+
+    import torchvision.ops.boxes
+
+    torchvision.ops.boxes._assert_has_ops = lambda: None
+
+
+_install()
