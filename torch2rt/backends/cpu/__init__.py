@@ -1,0 +1,1 @@
+"""The CPU backend: oneDNN through ctypes first, torch operators second."""
