@@ -1,0 +1,94 @@
+"""What a backend is, and how tactics are found: the files of its ``tactics`` folder are scanned."""
+
+from __future__ import annotations
+
+import abc
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from torch2rt.backends.spec import LayerSpec
+from torch2rt.backends.tactic import Call, Refusal, Tactic
+from torch2rt.errors import RegistrationError
+
+
+class Backend(abc.ABC):
+    """A device: its memory, its stream, its timer and its tactics."""
+
+    name: str
+    device: str
+
+    @property
+    @abc.abstractmethod
+    def tactics(self) -> dict[str, Tactic]:
+        """All tactics by name."""
+
+    @abc.abstractmethod
+    def fingerprint(self) -> str:
+        """Hardware and library versions: what a measured time depends on."""
+
+    @abc.abstractmethod
+    def allocate(self, size_bytes: int) -> Any:
+        """Device memory; kept alive by the returned object."""
+
+    @abc.abstractmethod
+    def address(self, memory: Any) -> int:
+        """Address of allocated memory."""
+
+    @abc.abstractmethod
+    def new_stream(self) -> Any:
+        """A stream for one context."""
+
+    @abc.abstractmethod
+    def building(self) -> AbstractContextManager[None]:
+        """Entered around preparing tactics: the thread count and device are set in it."""
+
+    @abc.abstractmethod
+    def time_calls_us(self, candidates: Sequence[Sequence[Call]], budget_ms: float) -> list[float]:
+        """Median time of each candidate's calls in microseconds, measured in turns."""
+
+    def candidates(self, spec: LayerSpec) -> tuple[list[Tactic], list[str]]:
+        """The tactics that take a layer, those of the highest level only, and why others do not."""
+        taken: list[Tactic] = []
+        refused: list[str] = []
+        for tactic in self.tactics.values():
+            if "*" not in tactic.kinds and spec.kind.name not in tactic.kinds:
+                continue
+            answer = tactic.supports(spec)
+            if isinstance(answer, Refusal):
+                refused.append(f"{tactic.name}: {answer.reason}")
+            else:
+                taken.append(tactic)
+        level = max((tactic.level for tactic in taken), default=0)
+        return [tactic for tactic in taken if tactic.level == level], refused
+
+
+@cache
+def find_tactics(package: str) -> dict[str, Tactic]:
+    """One instance of every tactic in the files of a package, by name."""
+    module = importlib.import_module(package)
+    found: dict[str, Tactic] = {}
+    for path in module.__path__:
+        for info in sorted(pkgutil.iter_modules([str(Path(path))]), key=lambda info: info.name):
+            for cls in _tactic_classes(f"{package}.{info.name}"):
+                if cls.name in found:
+                    raise RegistrationError(
+                        what="tactic", name=cls.name, first=type(found[cls.name]).__module__,
+                        second=cls.__module__,
+                    )
+                found[cls.name] = cls()
+    return found
+
+
+def _tactic_classes(module_name: str) -> list[type[Tactic]]:
+    module = importlib.import_module(module_name)
+    return [
+        cls
+        for _, cls in inspect.getmembers(module, inspect.isclass)
+        if issubclass(cls, Tactic) and cls.__module__ == module_name and hasattr(cls, "name")
+    ]

@@ -1,0 +1,131 @@
+"""What a tactic is shown of a layer: the kind, and every operand at a concrete shape and layout."""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from torch2rt import expression as ex
+from torch2rt.layers.registry import attributes_to_json
+from torch2rt.network.dtype import DType
+from torch2rt.network.layer import LayerKind
+
+
+class Layout(enum.Enum):
+    """How the axes [n, c, *spatial] of a tensor lie in memory.
+
+    PLAIN is row-major and fits any rank. CHANNELS_LAST puts c innermost. BLOCKED8 and BLOCKED16
+    put blocks of that many channels innermost, c padded with zeros to a whole block.
+    """
+
+    PLAIN = "plain"
+    CHANNELS_LAST = "channels_last"
+    BLOCKED8 = "blocked8"
+    BLOCKED16 = "blocked16"
+
+    @property
+    def block(self) -> int:
+        """Channels of a block; 1 when the layout is not blocked."""
+        return {"blocked8": 8, "blocked16": 16}.get(self.value, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """Shape, dtype and layout of one operand."""
+
+    shape: tuple[int, ...]
+    dtype: DType
+    layout: Layout = Layout.PLAIN
+
+    @property
+    def rank(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    @property
+    def element_count(self) -> int:
+        """Number of elements, padding not counted."""
+        return math.prod(self.shape)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of its storage, channel padding included."""
+        shape = self.shape
+        if self.layout.block > 1:
+            block = self.layout.block
+            shape = (shape[0], -(-shape[1] // block) * block, *shape[2:])
+        return math.prod(shape) * self.dtype.itemsize_bytes
+
+    def with_layout(self, layout: Layout) -> TensorSpec:
+        """The same tensor in another layout."""
+        return replace(self, layout=layout)
+
+    def __str__(self) -> str:
+        return f"{self.dtype.value}[{','.join(map(str, self.shape))}]:{self.layout.value}"
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """One layer at concrete shapes. ``constants[i]`` names the constant that input i is, or None.
+
+    Inputs are the kind's main inputs, then the epilogue's, as in `torch2rt.network.layer.Layer`.
+    """
+
+    name: str
+    where: str
+    kind: LayerKind
+    epilogue: ex.Expression | None
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    constants: tuple[str | None, ...]
+
+    @property
+    def main_count(self) -> int:
+        """Number of inputs of the kind itself."""
+        extra = max(0, ex.arity(self.epilogue) - 1) if self.epilogue is not None else 0
+        return len(self.inputs) - extra
+
+    def with_layouts(self, choice: LayoutChoice) -> LayerSpec:
+        """The spec with the layouts of a choice."""
+        return replace(
+            self,
+            inputs=_with_layouts(self.inputs, choice.inputs),
+            outputs=_with_layouts(self.outputs, choice.outputs),
+        )
+
+    @cached_property
+    def signature(self) -> str:
+        """Equal for layers that take the same time: everything but names and weight values."""
+        inputs = ",".join(
+            f"{spec}{'' if constant is None else '@'}"
+            for spec, constant in zip(self.inputs, self.constants, strict=True)
+        )
+        attributes = sorted(attributes_to_json(self.kind).items(), key=lambda item: item[0])
+        epilogue = self.epilogue.text if self.epilogue is not None else ""
+        outputs = ",".join(str(spec) for spec in self.outputs)
+        text = f"{self.kind.name}{attributes}({inputs})|{epilogue}->{outputs}"
+        return text if len(text) <= 400 else text[:300] + hashlib.sha256(text.encode()).hexdigest()
+
+
+def _with_layouts(
+    specs: tuple[TensorSpec, ...], layouts: tuple[Layout, ...]
+) -> tuple[TensorSpec, ...]:
+    return tuple(
+        spec.with_layout(layout) for spec, layout in zip(specs, layouts, strict=True)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class LayoutChoice:
+    """Layouts a tactic reads and writes, one per input and output."""
+
+    inputs: tuple[Layout, ...]
+    outputs: tuple[Layout, ...]
+
+
+def plain_choice(spec: LayerSpec) -> LayoutChoice:
+    """Everything row-major."""
+    return LayoutChoice((Layout.PLAIN,) * len(spec.inputs), (Layout.PLAIN,) * len(spec.outputs))
