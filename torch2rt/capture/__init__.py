@@ -1,0 +1,1 @@
+"""nn.Module -> a functional torch.fx graph of ATen operators."""
