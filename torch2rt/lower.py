@@ -179,6 +179,14 @@ class Lowering:
         assert self.node is not None
         return [type_of(v) for v in self.node.meta["val"] if isinstance(v, torch.Tensor)]
 
+    def is_result_used(self, index: int) -> bool:
+        """Whether the model reads this result of the node, for ops with several."""
+        assert self.node is not None
+        return any(
+            user.target is operator.getitem and user.args[1] == index and user.users
+            for user in self.node.users
+        )
+
     @property
     def origin(self) -> Origin:
         """Where the node comes from."""
@@ -191,6 +199,8 @@ class Lowering:
         """Give a node its value: a dim, an element of a list, or the result of its rule."""
         self.node = node
         if node.target is operator.getitem:
+            if not node.users:  # results that nobody reads need not exist
+                return
             sequence, index = node.args
             self.values[node] = self.value_of(sequence)[index]
         elif isinstance(node.meta.get("val"), torch.SymInt | int):
