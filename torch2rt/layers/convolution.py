@@ -30,6 +30,7 @@ class Convolution(LayerKind):
     """
 
     name: ClassVar[str] = "convolution"
+    takes_epilogue: ClassVar[bool] = True
     stride: tuple[int, ...]
     padding_before: tuple[int, ...]
     padding_after: tuple[int, ...]

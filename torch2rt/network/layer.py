@@ -45,9 +45,11 @@ class LayerKind(abc.ABC):
     """Attributes and meaning of one kind of layer.
 
     ``name`` is the kind's name in texts, tactics and errors, and the name of its file.
+    ``takes_epilogue`` says whether an expression that follows may become its epilogue.
     """
 
     name: ClassVar[str]
+    takes_epilogue: ClassVar[bool] = False
 
     @abc.abstractmethod
     def infer(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:

@@ -207,6 +207,12 @@ class Network:
         tensor.name = self._free(name, self._tensors)
         self._tensors[tensor.name] = tensor
 
+    def rename_layer(self, layer: Layer, name: str) -> None:
+        """Give a layer another name; a taken name gets a number."""
+        self._layer_names.discard(layer.name)
+        layer.name = self._free(name, self._layer_names)
+        self._layer_names.add(layer.name)
+
     def _insert(self, layer: Layer, before: Layer | None) -> None:
         layer.network = self
         for output in layer.outputs:
