@@ -43,9 +43,9 @@ class Input:
     arguments: tuple[Expression, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Constant:
-    """A literal."""
+    """A literal. Equal to another one of the same type and value only: 1, 1.0 and True differ."""
 
     value: Scalar
 
@@ -53,6 +53,12 @@ class Constant:
     def text(self) -> str:
         """A Python literal; ``inf``, ``-inf`` and ``nan`` are allowed."""
         return repr(self.value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Constant) and other.text == self.text
+
+    def __hash__(self) -> int:
+        return hash(self.text)
 
     arguments: tuple[Expression, ...] = ()
 
@@ -108,6 +114,10 @@ def _unary(name: str) -> TorchOp:
     return lambda x: getattr(torch, name)(_tensor(x))
 
 
+def _truncdiv(x: Any, y: Any) -> Any:
+    return torch.div(_like(x, y), _like(y, x), rounding_mode="trunc")
+
+
 def _functional(name: str, *fixed: Any, **named: Any) -> TorchOp:
     return lambda x, *rest: getattr(torch.nn.functional, name)(x, *rest, *fixed, **named)
 
@@ -123,10 +133,10 @@ def _binary(name: str) -> TorchOp:
 
 
 def _like(value: Any, other: Any) -> Any:
-    """A scalar beside a tensor becomes a zero-dimensional tensor, so torch promotes as usual."""
+    """A scalar beside a tensor becomes a tensor of the dtype torch promotes the two to."""
     if isinstance(value, torch.Tensor):
         return value
-    return torch.tensor(value, device=other.device)
+    return torch.tensor(value, dtype=torch.result_type(other, value), device=other.device)
 
 
 def _np_sigmoid(x: Any) -> Any:
@@ -152,8 +162,9 @@ OPS: dict[str, PointwiseOp] = {
     "mul": PointwiseOp(2, _binary("mul"), np.multiply),
     "div": PointwiseOp(2, _binary("true_divide"), np.true_divide),
     "floordiv": PointwiseOp(2, _binary("floor_divide"), np.floor_divide),
-    "truncdiv": PointwiseOp(2, lambda x, y: torch.div(x, y, rounding_mode="trunc")),
+    "truncdiv": PointwiseOp(2, _truncdiv),
     "remainder": PointwiseOp(2, _binary("remainder"), np.remainder),
+    "fmod": PointwiseOp(2, _binary("fmod"), np.fmod),
     "pow": PointwiseOp(2, _binary("pow"), np.power),
     "atan2": PointwiseOp(2, _binary("atan2"), np.arctan2),
     "max": PointwiseOp(2, _binary("maximum"), np.maximum),
@@ -170,36 +181,12 @@ OPS: dict[str, PointwiseOp] = {
     "bitwise_and": PointwiseOp(2, _binary("bitwise_and"), np.bitwise_and),
     "bitwise_or": PointwiseOp(2, _binary("bitwise_or"), np.bitwise_or),
     "bitwise_xor": PointwiseOp(2, _binary("bitwise_xor"), np.bitwise_xor),
-    "logical_not": PointwiseOp(1, _unary("logical_not"), np.logical_not),
-    "bitwise_not": PointwiseOp(1, _unary("bitwise_not"), np.bitwise_not),
     "where": PointwiseOp(3, _where, np.where),
-    "neg": PointwiseOp(1, _unary("neg"), np.negative),
-    "abs": PointwiseOp(1, _unary("abs"), np.abs),
-    "sign": PointwiseOp(1, _unary("sign"), np.sign),
-    "floor": PointwiseOp(1, _unary("floor"), np.floor),
-    "ceil": PointwiseOp(1, _unary("ceil"), np.ceil),
-    "round": PointwiseOp(1, _unary("round"), np.rint),
-    "trunc": PointwiseOp(1, _unary("trunc"), np.trunc),
-    "isnan": PointwiseOp(1, _unary("isnan"), np.isnan),
-    "isinf": PointwiseOp(1, _unary("isinf"), np.isinf),
-    "exp": PointwiseOp(1, _unary("exp"), np.exp),
-    "exp2": PointwiseOp(1, _unary("exp2"), np.exp2),
-    "expm1": PointwiseOp(1, _unary("expm1"), np.expm1),
-    "log": PointwiseOp(1, _unary("log"), np.log),
-    "log2": PointwiseOp(1, _unary("log2"), np.log2),
-    "log1p": PointwiseOp(1, _unary("log1p"), np.log1p),
-    "sqrt": PointwiseOp(1, _unary("sqrt"), np.sqrt),
     "rsqrt": PointwiseOp(1, _unary("rsqrt"), lambda x: 1 / np.sqrt(x)),
     "reciprocal": PointwiseOp(1, _unary("reciprocal"), lambda x: 1 / x),
-    "square": PointwiseOp(1, _unary("square"), np.square),
-    "sin": PointwiseOp(1, _unary("sin"), np.sin),
-    "cos": PointwiseOp(1, _unary("cos"), np.cos),
-    "tan": PointwiseOp(1, _unary("tan"), np.tan),
-    "atan": PointwiseOp(1, _unary("atan"), np.arctan),
     "erf": PointwiseOp(1, _unary("erf")),
     "relu": PointwiseOp(1, _unary("relu"), lambda x: np.maximum(x, 0)),
     "sigmoid": PointwiseOp(1, _unary("sigmoid"), _np_sigmoid),
-    "tanh": PointwiseOp(1, _unary("tanh"), np.tanh),
     "gelu": PointwiseOp(1, _functional("gelu")),
     "gelu_tanh": PointwiseOp(1, _functional("gelu", approximate="tanh")),
     "silu": PointwiseOp(1, _functional("silu"), lambda x: x * _np_sigmoid(x)),
@@ -219,6 +206,22 @@ OPS: dict[str, PointwiseOp] = {
         lambda x, low, high: np.minimum(np.maximum(x, low), high),
     ),
 }
+
+
+# Unary ops that torch and numpy call by the same name or by these two.
+_UNARY = {
+    "abs": "abs", "neg": "negative", "sign": "sign", "floor": "floor", "ceil": "ceil",
+    "round": "rint", "trunc": "trunc", "isnan": "isnan", "isinf": "isinf", "exp": "exp",
+    "exp2": "exp2", "expm1": "expm1", "log": "log", "log2": "log2", "log10": "log10",
+    "log1p": "log1p", "sqrt": "sqrt", "square": "square", "sin": "sin", "cos": "cos",
+    "tan": "tan", "asin": "arcsin", "acos": "arccos", "atan": "arctan", "sinh": "sinh",
+    "cosh": "cosh", "tanh": "tanh", "asinh": "arcsinh", "acosh": "arccosh",
+    "atanh": "arctanh", "logical_not": "logical_not", "bitwise_not": "bitwise_not",
+}
+OPS.update(
+    (name, PointwiseOp(1, _unary(name), getattr(np, numpy_name)))
+    for name, numpy_name in _UNARY.items()
+)
 
 
 def _np_gelu_tanh(x: Any) -> Any:
