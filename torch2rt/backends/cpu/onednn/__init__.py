@@ -33,12 +33,6 @@ from torch2rt.backends.cpu.onednn.constants import (
     source_arg,
     zero_point_arg,
 )
-from torch2rt.backends.cpu.onednn.convolution import (
-    convolution,
-    deconvolution,
-    pooling,
-    resampling,
-)
 from torch2rt.backends.cpu.onednn.errors import (
     OneDNNArgumentError,
     OneDNNError,
@@ -48,7 +42,7 @@ from torch2rt.backends.cpu.onednn.errors import (
 from torch2rt.backends.cpu.onednn.gemm import inner_product, matmul
 from torch2rt.backends.cpu.onednn.handle import Stream
 from torch2rt.backends.cpu.onednn.layout import channel_blocked_tag, channels_last_tag
-from torch2rt.backends.cpu.onednn.library import (
+from torch2rt.backends.cpu.onednn.loader import (
     effective_isa,
     library,
     path,
@@ -83,6 +77,13 @@ from torch2rt.backends.cpu.onednn.primitive import (
     run,
 )
 from torch2rt.backends.cpu.onednn.recurrent import Cell, gru, lbr_gru, lstm, vanilla_rnn
+from torch2rt.backends.cpu.onednn.transfer import allocate, data_type_of, pack, unpack
+from torch2rt.backends.cpu.onednn.windowed import (
+    convolution,
+    deconvolution,
+    pooling,
+    resampling,
+)
 
 __all__ = [
     "Algorithm",
@@ -111,6 +112,7 @@ __all__ = [
     "PrimitiveDesc",
     "Stream",
     "Sum",
+    "allocate",
     "batch_normalization",
     "binary",
     "bind",
@@ -118,6 +120,7 @@ __all__ = [
     "channels_last_tag",
     "concat",
     "convolution",
+    "data_type_of",
     "deconvolution",
     "depthwise_arg",
     "effective_isa",
@@ -135,6 +138,7 @@ __all__ = [
     "lstm",
     "mapped_openmp_paths",
     "matmul",
+    "pack",
     "path",
     "pooling",
     "post_op_arg",
@@ -148,6 +152,7 @@ __all__ = [
     "shuffle",
     "softmax",
     "source_arg",
+    "unpack",
     "vanilla_rnn",
     "version",
     "weighted_sum",

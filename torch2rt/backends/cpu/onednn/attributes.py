@@ -15,7 +15,7 @@ from torch2rt.backends.cpu.onednn.constants import (
     FpMath,
 )
 from torch2rt.backends.cpu.onednn.handle import Handle, out_pointer, pointer_of
-from torch2rt.backends.cpu.onednn.library import call
+from torch2rt.backends.cpu.onednn.loader import call
 from torch2rt.backends.cpu.onednn.memory import MemoryDesc
 
 
@@ -103,7 +103,8 @@ class Attributes(Handle):
         for arg, mask in (zero_points or {}).items():
             self._set("dnnl_primitive_attr_set_zero_points_mask", arg, mask)
         if self.post_ops:
-            self._set("dnnl_primitive_attr_set_post_ops", _PostOps(self.post_ops).pointer)
+            chain = _PostOps(self.post_ops)  # named, so that it lives until it has been copied
+            self._set("dnnl_primitive_attr_set_post_ops", chain.pointer)
 
     def _set(self, name: str, *values: int) -> None:
         call(name, self.pointer, *values, what=f"setting an attribute to {values}")

@@ -5,7 +5,7 @@ import threading
 import weakref
 
 from torch2rt.backends.cpu.onednn.constants import CPU_ENGINE, IN_ORDER_STREAM
-from torch2rt.backends.cpu.onednn.library import call, library
+from torch2rt.backends.cpu.onednn.loader import call, library
 
 
 class Handle:

@@ -11,7 +11,7 @@ from functools import cache
 from itertools import pairwise
 
 from torch2rt.backends.cpu.onednn.constants import MAX_DIMS, DataType, Query
-from torch2rt.backends.cpu.onednn.library import library
+from torch2rt.backends.cpu.onednn.loader import library
 
 _LETTERS = "abcdefghijkl"
 _FIRST_TAG = 2

@@ -15,7 +15,7 @@ from torch2rt.backends.cpu.onednn.constants import (
 )
 from torch2rt.backends.cpu.onednn.errors import OneDNNArgumentError
 from torch2rt.backends.cpu.onednn.handle import Handle, engine, out_pointer, pointer_of
-from torch2rt.backends.cpu.onednn.library import call, library
+from torch2rt.backends.cpu.onednn.loader import call, library
 
 DimsArray = ctypes.c_int64 * MAX_DIMS
 

@@ -4,7 +4,7 @@ from torch2rt.backends.cpu.onednn.attributes import Attributes
 from torch2rt.backends.cpu.onednn.constants import FORWARD_INFERENCE, Algorithm, Norm
 from torch2rt.backends.cpu.onednn.create import create, pointer
 from torch2rt.backends.cpu.onednn.errors import OneDNNUnsupported
-from torch2rt.backends.cpu.onednn.library import library
+from torch2rt.backends.cpu.onednn.loader import library
 from torch2rt.backends.cpu.onednn.memory import MemoryDesc
 from torch2rt.backends.cpu.onednn.primitive import PrimitiveDesc
 

@@ -8,7 +8,7 @@ from torch2rt.backends.cpu.onednn.attributes import Attributes
 from torch2rt.backends.cpu.onednn.constants import Arg, Query, Status
 from torch2rt.backends.cpu.onednn.errors import OneDNNArgumentError
 from torch2rt.backends.cpu.onednn.handle import Handle, Stream, out_pointer, pointer_of
-from torch2rt.backends.cpu.onednn.library import CFunction, call, fail, library
+from torch2rt.backends.cpu.onednn.loader import CFunction, call, fail, library
 from torch2rt.backends.cpu.onednn.memory import Memory, MemoryDesc
 
 
@@ -159,10 +159,12 @@ class _KeepAlive(ctypes.c_void_p):
     kept: object = None
 
 
+# A mapping's key type is invariant: a dict of Arg alone is not a Mapping[int, ...].
+Memories = Mapping[int, Memory] | Mapping[Arg, Memory]
 BoundCall = tuple[CFunction, tuple[object, ...]]
 
 
-def bind(primitive: Primitive, stream: Stream, memories: Mapping[int, Memory]) -> BoundCall:
+def bind(primitive: Primitive, stream: Stream, memories: Memories) -> BoundCall:
     """The call that runs `primitive` once: `function(*arguments)`, which returns a status.
 
     Everything is converted here, so a step costs one C call. A status other than 0 is an error:
@@ -180,7 +182,7 @@ def bind(primitive: Primitive, stream: Stream, memories: Mapping[int, Memory]) -
     return library().execute, arguments
 
 
-def run(primitive: Primitive, stream: Stream, memories: Mapping[int, Memory]) -> None:
+def run(primitive: Primitive, stream: Stream, memories: Memories) -> None:
     """Bind and execute once, checking the status: for weight packing and tests."""
     function, arguments = bind(primitive, stream, memories)
     status = function(*arguments)
@@ -196,7 +198,7 @@ def execution_failed(status: int, primitive: Primitive) -> None:
 _REQUIRED = (Arg.src, Arg.dst, Arg.weights, Arg.bias, Arg.scratchpad, Arg.workspace)
 
 
-def _check_memories(desc: PrimitiveDesc, memories: Mapping[int, Memory]) -> None:
+def _check_memories(desc: PrimitiveDesc, memories: Memories) -> None:
     for required in _REQUIRED:
         wanted = desc.arg_desc(required)
         if wanted is not None and wanted.size_bytes and required not in memories:
