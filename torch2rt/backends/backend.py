@@ -6,7 +6,7 @@ import abc
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
@@ -51,6 +51,13 @@ class Backend(abc.ABC):
     @abc.abstractmethod
     def time_calls_us(self, candidates: Sequence[Sequence[Call]], budget_ms: float) -> list[float]:
         """Median time of each candidate's calls in microseconds, measured in turns."""
+
+    @abc.abstractmethod
+    def runner(self, calls: Sequence[Call]) -> Callable[[], None]:
+        """A function that runs these calls in order, as fast as the device allows.
+
+        It raises DeviceError when a call reports a failure (an int other than 0).
+        """
 
     def candidates(self, spec: LayerSpec) -> tuple[list[Tactic], list[str]]:
         """The tactics that take a layer, those of the highest level only, and why others do not."""

@@ -129,3 +129,22 @@ class LayoutChoice:
 def plain_choice(spec: LayerSpec) -> LayoutChoice:
     """Everything row-major."""
     return LayoutChoice((Layout.PLAIN,) * len(spec.inputs), (Layout.PLAIN,) * len(spec.outputs))
+
+
+def canonical_layout(spec: TensorSpec) -> Layout:
+    """The first layout that means the same bytes for this shape.
+
+    With one channel, or one pixel and whole blocks of channels, all layouts are row-major.
+    """
+    if spec.layout is Layout.PLAIN or spec.rank < 3:
+        return Layout.PLAIN
+    pixels = math.prod(spec.shape[2:])
+    channels = spec.shape[1]
+    if spec.layout is Layout.CHANNELS_LAST:
+        return Layout.PLAIN if channels == 1 or pixels == 1 else spec.layout
+    if channels % spec.layout.block == 0:
+        if pixels == 1:
+            return Layout.PLAIN
+        if channels == spec.layout.block:
+            return Layout.CHANNELS_LAST
+    return spec.layout

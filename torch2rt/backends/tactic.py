@@ -63,6 +63,8 @@ class Prepared(abc.ABC):
     may_overwrite: tuple[int, ...] = ()
     # Non-empty for tactics that only place tensors in each other's memory and run nothing.
     views: tuple[View, ...] = ()
+    # Whether a step runs through torch, so that the engine cannot do without it.
+    needs_torch: bool = False
 
     @abc.abstractmethod
     def bind(

@@ -170,6 +170,11 @@ def is_static(*dims: Dim) -> bool:
     return all(isinstance(dim, int) for dim in dims)
 
 
+def is_symbol(dim: Dim) -> bool:
+    """Whether a dim is one symbol and nothing else."""
+    return not isinstance(dim, int) and str(dim).isidentifier()
+
+
 def substitute(dim: Dim, symbols: Mapping[str, int]) -> int:
     """The integer a dim stands for.
 

@@ -1,0 +1,1 @@
+"""Build: measure tactics, choose the cheapest, plan memory. Needs no torch."""
