@@ -1,0 +1,101 @@
+"""Scaled dot-product attention."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from torch2rt.layers.rules import Unsupported, rule
+from torch2rt.layers.shapes import broadcast
+from torch2rt.lazy_torch import torch
+from torch2rt.network.layer import LayerKind
+from torch2rt.network.tensor import Shape, Tensor, TensorType
+
+if TYPE_CHECKING:
+    from torch import Tensor as TorchTensor
+
+    from torch2rt.lower import Lowering
+
+
+@dataclass(frozen=True)
+class Attention(LayerKind):
+    """y = softmax(scale * q k^T + mask) v over the last two axes.
+
+    Inputs: q [*batch, l, e], k [*batch, s, e], v [*batch, s, d], then the mask if ``has_mask``: a
+    bool (False hides) or a float that is added, broadcast to [*batch, l, s]. ``is_causal`` hides
+    key j from query i where j > i. With ``is_grouped``, the batch's last axis counts heads and
+    each head of k and v serves as many consecutive heads of q. A query with every key hidden
+    gives zeros. Output: [*batch, l, d], dtype of q.
+    Source: torch.nn.functional.scaled_dot_product_attention; ONNX Attention.
+    """
+
+    name: ClassVar[str] = "attention"
+    scale: float
+    is_causal: bool = False
+    has_mask: bool = False
+    is_grouped: bool = False
+
+    def infer(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        """[*batch, l, d]."""
+        if len(inputs) != 3 + self.has_mask:
+            raise ValueError(f"attention with {len(inputs)} inputs, has_mask={self.has_mask}")
+        q, k, v = inputs[:3]
+        if min(q.rank, k.rank, v.rank) < 2:
+            raise ValueError(f"attention needs two axes or more, not {q}, {k} and {v}")
+        _check_equal(q.shape[-1], k.shape[-1], f"feature sizes of query {q} and key {k}")
+        _check_equal(k.shape[-2], v.shape[-2], f"lengths of key {k} and value {v}")
+        batches = [x.shape[:-2] for x in (q, k, v)]
+        if self.is_grouped:
+            heads = batches[0][-1]
+            batches[1:] = [_with_heads(batch, heads) for batch in batches[1:]]
+        return (TensorType((*broadcast(*batches), q.shape[-2], v.shape[-1]), q.dtype),)
+
+    def reference(self, inputs: Sequence[TorchTensor]) -> tuple[TorchTensor, ...]:
+        """The function of torch."""
+        q, k, v = inputs[:3]
+        mask = inputs[3] if self.has_mask else None
+        result = torch.nn.functional.scaled_dot_product_attention(
+            q, k, v, mask, 0.0, self.is_causal, scale=self.scale, enable_gqa=self.is_grouped
+        )
+        return (result,)
+
+    def flops(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> int:
+        """Two per multiply-add of the two products."""
+        features = inputs[0].shape[-1] + inputs[2].shape[-1]
+        scores = outputs[0].element_count // outputs[0].shape[-1] * inputs[1].shape[-2]
+        return 2 * int(scores * features)  # type: ignore[arg-type]
+
+
+def _check_equal(left: object, right: object, what: str) -> None:
+    if isinstance(left, int) and isinstance(right, int) and left != right:
+        raise ValueError(f"attention: {what} differ")
+
+
+def _with_heads(batch: Shape, heads: object) -> Shape:
+    """The batch axes of k or v as if its heads were repeated to those of q."""
+    own = batch[-1]
+    if isinstance(own, int) and isinstance(heads, int) and heads % own:
+        raise ValueError(f"attention: {heads} query heads are no multiple of {own} key heads")
+    return (*batch[:-1], 1)
+
+
+@rule("aten.scaled_dot_product_attention.default")
+def lower_attention(
+    lowering: Lowering, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None,
+    dropout_p: float, is_causal: bool, scale: float | None, enable_gqa: bool,
+) -> Tensor:
+    """Attention; the scale is 1/sqrt(e) unless given."""
+    if dropout_p:
+        raise Unsupported(f"attention with dropout_p={dropout_p}: results are random")
+    if is_causal and attn_mask is not None:
+        raise Unsupported("attention with a mask and is_causal")
+    features = query.shape[-1]
+    if scale is None:
+        if not isinstance(features, int):
+            raise Unsupported(f"attention over a symbolic feature size {features}")
+        scale = features**-0.5
+    is_grouped = enable_gqa and query.shape[-3] != key.shape[-3]
+    kind = Attention(scale, is_causal, attn_mask is not None, is_grouped)
+    masks = () if attn_mask is None else (attn_mask,)
+    return lowering.add(kind, query, key, value, *masks)
