@@ -1,0 +1,50 @@
+"""Our own engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import ClassVar
+
+import torch
+
+from torch2rt.bench.contenders.adapter import cast_floats
+from torch2rt.bench.contenders.base import BuildRequest, Contender
+from torch2rt.bench.contenders.eager import synchronised
+
+
+class Torch2rt(Contender):
+    """``torch2rt.convert`` and a call of the module it returns, inputs in the model's dtype."""
+
+    name = "torch2rt"
+    packages: ClassVar = ("torch2rt",)
+    variants: ClassVar = {p: ("engine",) for p in ("fp32", "tf32", "bf16", "fp16", "auto")}
+    devices: ClassVar = ("cpu", "cuda")
+    is_peer = False
+
+    def build(self, request: BuildRequest) -> Callable[[], object]:
+        """Convert with the default options and a cold timing cache."""
+        import torch2rt
+
+        loaded = request.loaded
+        engine = torch2rt.convert(
+            loaded.model,
+            dict(loaded.kwargs) if loaded.kwargs else loaded.args,
+            precision=request.precision,
+            device=request.device,
+            timing_cache=request.folder / "timing_cache.json",
+            progress=False,
+        )
+        args = tuple(cast_floats(v, torch.float32, request.device) for v in loaded.args)
+        kwargs = {
+            k: cast_floats(v, torch.float32, request.device) for k, v in loaded.kwargs.items()
+        }
+
+        def call() -> object:
+            return engine(*args, **kwargs)
+
+        return synchronised(call, request.device)
+
+    def context(self) -> AbstractContextManager[object]:
+        """An engine refuses inputs that want gradients."""
+        return torch.no_grad()
