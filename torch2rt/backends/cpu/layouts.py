@@ -1,0 +1,51 @@
+"""Which layouts and dtypes are worth it on this CPU."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from torch2rt.backends.cpu import onednn
+from torch2rt.backends.spec import LayerSpec, Layout
+from torch2rt.backends.tactic import Refusal
+from torch2rt.network.dtype import DType
+
+_FLOATS = (DType.FLOAT32, DType.BFLOAT16, DType.FLOAT16)
+
+
+@cache
+def has_wide_vectors() -> bool:
+    """Whether oneDNN generates AVX-512 code here."""
+    return onednn.effective_isa().startswith("avx512")
+
+
+def blocked_layout() -> Layout:
+    """The blocked layout whose block fills a vector register."""
+    return Layout.BLOCKED16 if has_wide_vectors() else Layout.BLOCKED8
+
+
+@cache
+def computes_in(dtype: DType) -> bool:
+    """Whether oneDNN has fast kernels for a dtype here."""
+    if dtype is DType.FLOAT32:
+        return True
+    isa = onednn.effective_isa()
+    if dtype is DType.BFLOAT16:
+        return isa.startswith("avx512")
+    return dtype is DType.FLOAT16 and isa in ("avx512_core_fp16", "avx512_core_amx")
+
+
+def is_supported_float(spec: LayerSpec) -> Refusal | None:
+    """A refusal unless all of the layer's own tensors are floats with fast kernels."""
+    for tensor in (*spec.inputs[: spec.main_count], *spec.outputs):
+        if tensor.dtype not in _FLOATS:
+            return Refusal(f"{tensor.dtype.value} is not computed by oneDNN's float kernels")
+        if not computes_in(tensor.dtype):
+            return Refusal(f"{onednn.effective_isa()} has no fast {tensor.dtype.value}")
+    return None
+
+
+def spatial_layouts(rank: int) -> tuple[Layout, ...]:
+    """The layouts that exist for a tensor of that rank, row-major first."""
+    if not 3 <= rank <= 5:
+        return (Layout.PLAIN,)
+    return (Layout.PLAIN, Layout.CHANNELS_LAST, blocked_layout())
