@@ -102,6 +102,15 @@ class TrainingError(Torch2rtError, RuntimeError):
     )
 
 
+class NotBuiltError(Torch2rtError, RuntimeError):
+    """A module converted without inputs was asked for its engine before its first call."""
+
+    template = (
+        "this module was converted without example inputs and has no engine before its first "
+        "call. Call it once with real inputs, or pass them: torch2rt.convert(model, inputs)."
+    )
+
+
 class EngineFileError(Torch2rtError, ValueError):
     """A file is not a usable engine file."""
 

@@ -7,7 +7,6 @@ the reason kept; `fallback="error"` lists all such nodes at once.
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +30,8 @@ from torch2rt.torch_values import constant_from_torch, dim_from_torch, dtype_fro
 
 if TYPE_CHECKING:
     from torch2rt.capture.captured import CapturedGraph
+
+UNLIMITED = (1 << 31) - 1  # a symbol without a largest value
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,8 @@ def lower(captured: CapturedGraph, *, fallback: str = "torch", name: str = "netw
     import_all_kinds()
     lowering = Lowering(Network(name))
     for symbol, limits in captured.symbols.items():
-        lowering.network.symbols[symbol] = (limits[0], limits[1])
+        largest = limits.maximum if limits.maximum is not None else UNLIMITED
+        lowering.network.symbols[symbol] = (limits.minimum, largest)
     _declare_inputs(lowering, captured)
     for node in captured.graph_module.graph.nodes:
         if node.op == "call_function":
@@ -90,11 +92,15 @@ def _declare_inputs(lowering: Lowering, captured: CapturedGraph) -> None:
 
 
 def _declare_outputs(lowering: Lowering, captured: CapturedGraph) -> None:
+    inputs = [lowering.network.inputs[item.name] for item in captured.inputs]
     for output in captured.outputs:
         if output.node is not None:
             value = lowering.value_of(output.node)
-            assert isinstance(value, Tensor)
-            lowering.network.add_output(output.name, value)
+        else:
+            assert output.input_index is not None
+            value = inputs[output.input_index]
+        assert isinstance(value, Tensor)
+        lowering.network.add_output(output.name, value)
 
 
 @dataclass
@@ -205,8 +211,8 @@ class Lowering:
             self.values[node] = self.value_of(sequence)[index]
         elif isinstance(node.meta.get("val"), torch.SymInt | int):
             self.values[node] = dim_from_torch(node.meta["val"])
-        elif isinstance(node.target, torch._ops.OpOverload):
-            self._lower_op(node, node.target)
+        elif isinstance(node.target, torch._ops.OpOverload) and node.meta.get("val") is not None:
+            self._lower_op(node, node.target)  # assertions have no value and need no layer
 
     def _lower_op(self, node: fx.Node, overload: torch._ops.OpOverload) -> None:
         name = overload_name(overload)

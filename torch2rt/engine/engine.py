@@ -80,6 +80,7 @@ class Engine:
         self._tuned = {tuple(sorted(plan.symbols.items())): plan for plan in plans}
         self._lock = threading.RLock()
         self._runnables: OrderedDict[Shapes, Runnable] = OrderedDict()
+        self._latest: Any = (None, None)  # shapes and runnable of the last call
         self._prepared: dict[tuple[str, str, str], Prepared] = {}
 
     # ---- running ---------------------------------------------------------------------------
@@ -106,11 +107,14 @@ class Engine:
 
         InputError when a shape does not fit the bindings.
         """
-        runnable = self._runnables.get(shapes)
-        if runnable is None:
-            with self._lock:
-                runnable = self._runnables.get(shapes) or self._make_runnable(shapes)
-        return runnable
+        latest: tuple[Shapes | None, Any] = self._latest
+        if shapes == latest[0]:
+            return latest[1]  # type: ignore[no-any-return]
+        with self._lock:
+            runnable = self._runnables.get(shapes) or self._make_runnable(shapes)
+            self._runnables.move_to_end(shapes)
+            self._latest = (shapes, runnable)
+            return runnable
 
     def _array(self, binding: Binding, inputs: Mapping[str, Any]) -> Array:
         value = inputs.get(binding.name)
@@ -182,6 +186,10 @@ class Engine:
         self._runnables[shapes] = runnable
         self._forget_old()
         return runnable
+
+    def add_plan(self, plan: Plan) -> None:
+        """Tune the engine for one more shape. Only its builder calls this."""
+        self._tuned[tuple(sorted(plan.symbols.items()))] = plan
 
     def _plan_on_demand(self, symbols: Mapping[str, int]) -> Plan:
         """A plan for a shape nobody tuned. Building is imported only now."""

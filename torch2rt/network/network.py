@@ -131,6 +131,10 @@ class Network:
         layer.epilogue = epilogue
         self.set_inputs(layer, (*main, *inputs))
 
+    def set_kind(self, layer: Layer, kind: LayerKind) -> None:
+        """Change a layer's attributes; the caller keeps the outputs' types in step."""
+        layer.kind = kind
+
     def set_type(self, tensor: Tensor, type: TensorType) -> None:
         """Change a result's type (precision passes do)."""
         tensor.type = type

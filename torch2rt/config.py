@@ -1,0 +1,59 @@
+"""Options of a build, checked once, and the only place that reads environment variables."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch2rt.errors import ConfigError
+
+PRECISIONS = ("fp32", "bf16")
+FALLBACKS = ("torch", "error")
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Shapes an engine is tuned for: one size per axis, by input name."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class BuildConfig:
+    """Options of `torch2rt.convert` that say how to build. Wrong values raise ConfigError."""
+
+    precision: str = "fp32"
+    device: str = "cpu"
+    fallback: str = "torch"
+    profiles: tuple[Profile, ...] = ()
+    timing_cache: Path | None = None
+    threads: int | None = None
+    verify: bool = True
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        _one_of("precision", self.precision, PRECISIONS)
+        _one_of("fallback", self.fallback, FALLBACKS)
+        if self.threads is not None and (not isinstance(self.threads, int) or self.threads < 1):
+            raise ConfigError(
+                option="threads", value=self.threads, reason="it counts CPU threads",
+                remedy="Pass a positive integer, or None for all cores.",
+            )
+
+
+def _one_of(option: str, value: Any, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ConfigError(
+            option=option, value=value, reason="unknown value",
+            remedy=f"Use one of {', '.join(map(repr, allowed))}.",
+        )
+
+
+def default_timing_cache() -> Path:
+    """Where measured times are kept unless a path is given: the user's cache folder."""
+    base = os.environ.get("TORCH2RT_CACHE") or os.environ.get("XDG_CACHE_HOME")
+    folder = Path(base) if base else Path.home() / ".cache"
+    return folder / "torch2rt" / "timing.jsonl"

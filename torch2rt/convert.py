@@ -1,0 +1,255 @@
+"""convert(): a PyTorch model becomes an engine. Read it top to bottom: it is the whole flow."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypedDict, Unpack
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from torch2rt.backends.devices import open_backend
+from torch2rt.backends.reference.executor import bind_symbols
+from torch2rt.build.builder import build_engine
+from torch2rt.build.timing_cache import TimingCache
+from torch2rt.capture.captured import CapturedGraph
+from torch2rt.capture.export import capture
+from torch2rt.config import BuildConfig, Profile, default_timing_cache
+from torch2rt.engine.engine import Engine
+from torch2rt.errors import ConfigError
+from torch2rt.inspect.verify import verify_engine
+from torch2rt.lower import Lowered, lower
+from torch2rt.module import RTModule
+from torch2rt.network.network import Network
+from torch2rt.network.text import parse, text
+from torch2rt.passes.base import Log, run_passes
+from torch2rt.passes.lower_precision import LowerPrecision
+from torch2rt.passes.pipeline import optimize
+
+class ConvertOptions(TypedDict, total=False):
+    """Options of `convert` that `swap` passes on."""
+
+    precision: str
+    device: str | None
+    dynamic_shapes: Any
+    profiles: Sequence[Profile | Mapping[str, Sequence[int]]] | None
+    fallback: str
+    timing_cache: str | os.PathLike[str] | TimingCache | None
+    threads: int | None
+    verify: bool
+    progress: bool
+
+
+STEPS = ("capture", "lower", "optimize", "precision", "build", "verify")
+
+
+def convert(
+    model: nn.Module,
+    inputs: Any = None,
+    *,
+    precision: str = "fp32",
+    device: str | None = None,
+    dynamic_shapes: Any = None,
+    profiles: Sequence[Profile | Mapping[str, Sequence[int]]] | None = None,
+    fallback: str = "torch",
+    timing_cache: str | os.PathLike[str] | TimingCache | None = None,
+    threads: int | None = None,
+    verify: bool = True,
+    progress: bool = True,
+) -> RTModule:
+    """Turn a model into an engine behind an `nn.Module` of the same interface.
+
+    The model is not changed, and later changes to it do not reach the engine. A model in training
+    mode is converted as ``model.eval()`` would be.
+
+    Args:
+        model: any module that `torch.export` can capture.
+        inputs: example arguments: a tensor, a tuple of positional arguments, a dict of keyword
+            arguments, or ``((args...), {kwargs...})``. None: captured at the first call.
+        precision: ``"fp32"`` or ``"bf16"``. Inputs and outputs keep their dtypes.
+        device: ``"cpu"`` (default).
+        dynamic_shapes: as `torch.export` takes it, or ``{"x": {0: "batch"}}``. None: the first
+            axis is dynamic where that works.
+        profiles: input shapes to tune for, by input name; default: the example's.
+        fallback: ``"torch"`` runs ops without a rule through PyTorch; ``"error"`` lists them.
+        timing_cache: file of measured times; default: one in the user's cache folder.
+        threads: CPU threads; default: all cores this process may use.
+        verify: compare the engine with the model on the example before returning.
+        progress: show a progress bar.
+
+    Raises:
+        ConfigError: an option has an unusable value.
+        CaptureError: the model cannot be captured as one graph.
+        UnsupportedNodesError: ``fallback="error"`` and an op has no rule.
+        VerificationError: the engine disagrees with the model; names the first layer that is off.
+
+    Example:
+        >>> rt = torch2rt.convert(model, torch.randn(1, 3, 224, 224))
+        >>> y = rt(torch.randn(8, 3, 224, 224))
+    """
+    config = BuildConfig(
+        precision=precision, device=device or "cpu", fallback=fallback,
+        profiles=_profiles(profiles), threads=threads, verify=verify, progress=progress,
+    )
+    cache = _timing_cache(timing_cache)
+    if inputs is None:
+        return RTModule.deferred(
+            lambda args, kwargs: _convert(model, args, kwargs, dynamic_shapes, config, cache)
+        )
+    args, kwargs = split_inputs(inputs)
+    return RTModule(_convert(model, args, kwargs, dynamic_shapes, config, cache))
+
+
+def _convert(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any,
+    config: BuildConfig, cache: TimingCache,
+) -> Engine:
+    """The flow, step by step."""
+    name = type(model).__name__
+    with _progress(name, config.progress) as step:
+        backend = open_backend(config.device, threads=config.threads)
+        step("capture")
+        captured = capture(model, args, kwargs, dynamic_shapes=dynamic_shapes)
+        tensors = captured.call_spec.flatten(args, kwargs)
+        step("lower")
+        lowered = lower(captured, fallback=config.fallback, name=name)
+        oracle = _copy(lowered.network) if config.verify else None
+        step("optimize")
+        log = optimize(lowered.network)
+        step("precision")
+        _lower_precision(lowered.network, config.precision, log)
+        step("build")
+        engine = build_engine(
+            lowered.network, _symbols_of_profiles(lowered.network, config, tensors), backend, cache,
+            precision=config.precision,
+            calls={
+                "inputs": captured.call_spec.to_json(), "outputs": captured.output_spec.to_json(),
+            },
+            report=_report(captured, lowered, log),
+        )
+        step("verify")
+        if oracle is not None:
+            expected = captured.run(tensors)
+            errors = verify_engine(engine, oracle, tensors, expected, "the example inputs")
+            engine.report["verified"] = errors
+    return engine
+
+
+def swap(
+    model: nn.Module, path: str, inputs: Any, **options: Unpack[ConvertOptions]
+) -> RTModule:
+    """Convert one sub-module in place: ``model.<path>`` becomes an engine.
+
+    ``inputs`` are the parent's: the model is run once on them to see what the sub-module is given.
+    ``options`` go to `convert`. Returns the new sub-module. ConfigError when there is no such
+    sub-module or the model does not call it.
+
+    Example:
+        >>> torch2rt.swap(detector, "backbone", images)
+    """
+    try:
+        target = model.get_submodule(path)
+    except AttributeError as error:
+        raise ConfigError(
+            option="path", value=path, reason=f"the model has no such sub-module ({error})",
+            remedy="See model.named_modules().",
+        ) from error
+    seen: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+    handle = target.register_forward_pre_hook(
+        lambda _, args, kwargs: seen.append((args, kwargs)), with_kwargs=True
+    )
+    args, kwargs = split_inputs(inputs)
+    try:
+        with torch.no_grad():
+            model(*args, **kwargs)
+    finally:
+        handle.remove()
+    if not seen:
+        raise ConfigError(
+            option="path", value=path, reason="the model did not call it on these inputs",
+            remedy="Name a sub-module that runs.",
+        )
+    engine = convert(target, seen[0], **options)
+    parent, _, name = path.rpartition(".")
+    setattr(model.get_submodule(parent), name, engine)
+    return engine
+
+
+def split_inputs(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Example inputs as positional and keyword arguments."""
+    match inputs:
+        case torch.Tensor():
+            return (inputs,), {}
+        case Mapping():
+            return (), dict(inputs)
+        case (tuple() | list() as args, dict() as kwargs):
+            return tuple(args), dict(kwargs)
+        case tuple() | list():
+            return tuple(inputs), {}
+    raise ConfigError(
+        option="inputs", value=type(inputs).__name__, reason="not example inputs",
+        remedy="Pass a tensor, a tuple of arguments, a dict of keyword arguments, or "
+        "((args...), {kwargs...}).",
+    )
+
+
+def _lower_precision(network: Network, precision: str, log: Log) -> None:
+    if precision == "bf16":
+        run_passes(network, [LowerPrecision()], log=log, check=False)
+        optimize(network, log=log)
+
+
+def _symbols_of_profiles(
+    network: Network, config: BuildConfig, tensors: Sequence[torch.Tensor]
+) -> list[dict[str, int]]:
+    """Values of the shape symbols for each profile; the example's shapes when there is none."""
+    shapes: list[Mapping[str, tuple[int, ...]]] = [p.shapes for p in config.profiles] or [
+        {name: tuple(t.shape) for name, t in zip(network.inputs, tensors, strict=True)}
+    ]
+    return [bind_symbols(network, profile) for profile in shapes]
+
+
+def _copy(network: Network) -> Network:
+    """The network as it is now; constants are shared."""
+    return parse(text(network), {t.name: t.data for t in network.constants if t.data is not None})
+
+
+def _report(captured: CapturedGraph, lowered: Lowered, log: Log) -> dict[str, Any]:
+    """What `rt.report()` tells beyond the plans."""
+    return {
+        "notes": list(captured.notes),
+        "fallbacks": [[f.op, f.module_path, f.source, f.reason] for f in lowered.fallbacks],
+        "fired": [[f.rule, f.layer, f.where] for f in log.fired],
+        "rejected": [[r.rule, r.layer, r.where, r.reason] for r in log.rejected.values()],
+    }
+
+
+def _profiles(
+    profiles: Sequence[Profile | Mapping[str, Sequence[int]]] | None,
+) -> tuple[Profile, ...]:
+    return tuple(
+        p if isinstance(p, Profile) else Profile({name: tuple(s) for name, s in p.items()})
+        for p in profiles or ()
+    )
+
+
+def _timing_cache(given: str | os.PathLike[str] | TimingCache | None) -> TimingCache:
+    if isinstance(given, TimingCache):
+        return given
+    return TimingCache(Path(given) if given is not None else default_timing_cache())
+
+
+@contextmanager
+def _progress(name: str, is_shown: bool) -> Iterator[Any]:
+    """A bar over the steps of a conversion; yields the function that starts the next one."""
+    with tqdm(total=len(STEPS), desc=f"convert {name}", disable=not is_shown, leave=False) as bar:
+
+        def step(what: str) -> None:
+            bar.set_postfix_str(what)
+            bar.update(1)
+
+        yield step

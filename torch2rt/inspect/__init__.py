@@ -1,0 +1,1 @@
+"""Looks into engines: verification, bisection, profile and report."""

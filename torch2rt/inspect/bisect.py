@@ -1,0 +1,114 @@
+"""Finds the first step of an engine whose result is off, without un-fusing anything.
+
+Every step is run on the engine's own inputs to it, and its result compared with the layer's
+reference on the same inputs, so an error is charged to the step that makes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from torch2rt.backends.buffer import Buffer, array_at
+from torch2rt.backends.spec import Layout, TensorSpec
+from torch2rt.engine.context import Context, Step
+from torch2rt.engine.engine import Engine, Runnable
+from torch2rt.inspect.tolerance import layer_tolerance, relative_error
+from torch2rt.network.layer import run_reference
+from torch2rt.network.tensor import TensorType
+from torch2rt.torch_values import constant_to_torch
+
+
+@dataclass(frozen=True, slots=True)
+class StepError:
+    """How far one step is from its reference."""
+
+    layer: str
+    kind: str
+    tactic: str
+    where: str
+    error: float
+    allowed: float
+
+    @property
+    def is_off(self) -> bool:
+        """Whether it is further than rounding explains."""
+        return self.error > self.allowed
+
+
+def step_errors(engine: Engine, inputs: Sequence[torch.Tensor]) -> list[StepError]:
+    """The error of every step on these inputs, in order of execution."""
+    runnable = engine.runnable(tuple(tuple(tensor.shape) for tensor in inputs))
+    context = Context(runnable.executable)
+    kept = _bind(context, runnable, inputs)
+    errors = []
+    for step, calls in zip(runnable.executable.steps, context.calls_per_step, strict=True):
+        buffers_in = [context.buffer(i) for i in step.plan_step.inputs]
+        buffers_out = [context.buffer(i) for i in step.plan_step.outputs]
+        operands = [_read(engine, buffer) for buffer in buffers_in]
+        engine.backend.runner(calls)()
+        results = [_read(engine, buffer) for buffer in buffers_out]
+        errors.append(_compare(step, operands, results))
+    del kept
+    return errors
+
+
+def first_off(engine: Engine, inputs: Sequence[torch.Tensor]) -> StepError | None:
+    """The first step that is off, or the worst one if each is within its tolerance."""
+    errors = step_errors(engine, inputs)
+    off = next((error for error in errors if error.is_off), None)
+    return off or max(errors, key=lambda error: error.error, default=None)
+
+
+def _bind(
+    context: Context, runnable: Runnable, inputs: Sequence[torch.Tensor]
+) -> list[torch.Tensor]:
+    """Point the context at inputs and fresh outputs, which the caller keeps alive."""
+    held = [tensor.detach().contiguous() for tensor in inputs]
+    for move, tensor in zip(context.movers("input", runnable.input_names), held, strict=True):
+        move(tensor.data_ptr())
+    for name, spec in zip(runnable.output_names, runnable.output_specs, strict=True):
+        result = torch.empty(max(spec.size_bytes, 1), dtype=torch.uint8)
+        context.mover("output", name)(result.data_ptr())
+        held.append(result)
+    return held
+
+
+def _read(engine: Engine, buffer: Buffer) -> torch.Tensor:
+    """A copy of a buffer's value, row-major."""
+    if buffer.constant is not None:
+        return constant_to_torch(engine.weights.array(buffer.constant), buffer.spec.dtype)
+    return constant_to_torch(to_plain(buffer), buffer.spec.dtype).clone()
+
+
+def to_plain(buffer: Buffer) -> np.ndarray:
+    """The value of a buffer in any layout as a row-major array; bits where numpy has no dtype."""
+    spec = buffer.spec
+    if spec.layout is Layout.PLAIN:
+        return array_at(buffer.address, spec).copy()
+    n, c, *spatial = spec.shape
+    block = spec.layout.block
+    if block == 1:
+        stored = array_at(buffer.address, TensorSpec((n, *spatial, c), spec.dtype))
+        return np.ascontiguousarray(np.moveaxis(stored, -1, 1))
+    blocks = -(-c // block)
+    stored = array_at(buffer.address, TensorSpec((n, blocks, *spatial, block), spec.dtype))
+    whole = np.moveaxis(stored, -1, 2).reshape(n, blocks * block, *spatial)
+    return np.ascontiguousarray(whole[:, :c])
+
+
+def _compare(
+    step: Step, operands: Sequence[torch.Tensor], results: Sequence[torch.Tensor]
+) -> StepError:
+    spec = step.spec
+    types = [TensorType(output.shape, output.dtype) for output in spec.outputs]
+    with torch.no_grad():
+        wanted = run_reference(spec.kind, spec.epilogue, operands, types)
+    errors = [relative_error(got, want) for got, want in zip(results, wanted, strict=True)]
+    allowed = max(layer_tolerance(output.dtype) for output in spec.outputs)
+    return StepError(
+        spec.name, spec.kind.name, step.plan_step.tactic, spec.where, max(errors), allowed
+    )

@@ -1,0 +1,47 @@
+"""How far a result may be from the reference: one table, by precision.
+
+Errors are relative norms, ||got - want|| / ||want||, over one tensor.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from torch2rt.network.dtype import DType
+
+# Whole networks, engine against the model in eager float32.
+NETWORK = {"fp32": 1e-4, "bf16": 6e-2}
+# One layer, backend against reference on the same inputs: a few roundings of the result's dtype.
+LAYER = {
+    DType.FLOAT64: 1e-12, DType.FLOAT32: 2e-5, DType.BFLOAT16: 8e-3, DType.FLOAT16: 1e-3,
+}
+
+
+def relative_error(got: torch.Tensor, want: torch.Tensor) -> float:
+    """||got - want|| / ||want|| in float64; 0 when both are equal, NaN equal to NaN.
+
+    Infinite where they differ in a NaN, an infinity or, for integers and bools, in any element.
+    """
+    if got.shape != want.shape:
+        return math.inf
+    if not want.dtype.is_floating_point:
+        return 0.0 if torch.equal(got, want.to(got.dtype)) else math.inf
+    got, want = got.double(), want.double()
+    special = ~torch.isfinite(want) | ~torch.isfinite(got)
+    if special.any():
+        same = (got == want) | (got.isnan() & want.isnan())
+        if not bool(same[special].all()):
+            return math.inf
+        got, want = got[~special], want[~special]
+    difference = float(torch.linalg.vector_norm(got - want))
+    scale = float(torch.linalg.vector_norm(want))
+    if difference == 0.0:
+        return 0.0
+    return difference / scale if scale > 0 else math.inf
+
+
+def layer_tolerance(dtype: DType) -> float:
+    """Allowed error of one layer whose result has this dtype; 0 for integers and bools."""
+    return LAYER.get(dtype, 0.0)

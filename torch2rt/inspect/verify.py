@@ -1,0 +1,84 @@
+"""Compares an engine with the model it was made from, and names the first layer that is off."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from torch2rt.backends.reference.executor import run_network
+from torch2rt.engine.engine import Engine
+from torch2rt.errors import VerificationError
+from torch2rt.inspect.bisect import first_off
+from torch2rt.inspect.tolerance import NETWORK, relative_error
+from torch2rt.network.network import Network
+
+# How much worse than the model's own rounding error an engine may be.
+_ALLOWED_OVER_EAGER = 4.0
+
+
+def verify_engine(
+    engine: Engine, network: Network, inputs: Sequence[torch.Tensor],
+    expected: Sequence[torch.Tensor], what: str,
+) -> dict[str, float]:
+    """Relative error of each output against the model's own outputs for these inputs.
+
+    An output further off than the tolerance of the engine's precision is judged again against
+    ``network`` (the captured one, before any pass) in float64: it may be a few times as far from
+    that as the model is. VerificationError names the output and the first layer that is off.
+    """
+    got = run_engine(engine, inputs)
+    names = [binding.name for binding in engine.bindings.outputs]
+    errors = {
+        name: relative_error(result, want)
+        for name, result, want in zip(names, got, expected, strict=True)
+    }
+    limit = NETWORK[engine.precision]
+    worst = max(errors, key=lambda name: errors[name], default=None)
+    if worst is None or errors[worst] <= limit:
+        return errors
+    allowed = max(limit, _ALLOWED_OVER_EAGER * _eager_error(network, inputs, expected, names)[worst])
+    if errors[worst] <= allowed:
+        return errors
+    raise _failure(engine, inputs, what, worst, errors[worst], allowed)
+
+
+def run_engine(engine: Engine, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """The engine's outputs for tensors in the order of its bindings."""
+    tensors = [tensor.detach().contiguous() for tensor in inputs]
+    runnable = engine.runnable(tuple(tuple(tensor.shape) for tensor in tensors))
+    outputs = [
+        torch.empty(spec.shape, dtype=getattr(torch, spec.dtype.value))
+        for spec in runnable.output_specs
+    ]
+    runnable.run([t.data_ptr() for t in tensors], [t.data_ptr() for t in outputs])
+    return outputs
+
+
+def _eager_error(
+    network: Network, inputs: Sequence[torch.Tensor], expected: Sequence[torch.Tensor],
+    names: Sequence[str],
+) -> dict[str, float]:
+    """How far the model itself is from float64."""
+    doubled = {
+        name: tensor.double() if tensor.is_floating_point() else tensor
+        for name, tensor in zip(network.inputs, inputs, strict=True)
+    }
+    exact = run_network(network, doubled, dtype=torch.float64)
+    return {
+        name: relative_error(want, exact[name])
+        for name, want in zip(names, expected, strict=True)
+    }
+
+
+def _failure(
+    engine: Engine, inputs: Sequence[torch.Tensor], what: str, output: str, error: float,
+    allowed: float,
+) -> VerificationError:
+    found = first_off(engine, inputs)
+    return VerificationError(
+        inputs=what, output=output, error=error, allowed=allowed,
+        layer=found.layer if found else "none", kind=found.kind if found else "",
+        tactic=found.tactic if found else "", where=found.where if found else "",
+        layer_error=found.error if found else 0.0,
+    )
