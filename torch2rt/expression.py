@@ -240,7 +240,9 @@ _register("hardswish", lambda x: x * np.clip(x + 3, 0, 6) / 6)
 def _register_casts() -> None:
     for dtype in DType:
         name = dtype.value
-        numpy_cast = None if dtype.is_stored_as_bits else (lambda x, n=name: np.asarray(x).astype(n))
+        numpy_cast = None
+        if not dtype.is_stored_as_bits:
+            numpy_cast = lambda x, n=name: np.asarray(x).astype(n)  # noqa: E731
         OPS[f"to_{name}"] = PointwiseOp(
             1, lambda x, n=name: _tensor(x).to(getattr(torch, n)), numpy_cast
         )
@@ -317,7 +319,8 @@ def evaluate_torch(expression: Expression, inputs: Sequence[TorchTensor]) -> Tor
             values[node] = OPS[node.op].torch_function(*arguments)
         return values[node]
 
-    return _tensor(value(expression))
+    result: TorchTensor = _tensor(value(expression))
+    return result
 
 
 def has_numpy(expression: Expression) -> bool:
