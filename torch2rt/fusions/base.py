@@ -50,10 +50,9 @@ class Fusion(abc.ABC, Generic[Match]):
 class Fuse(Pass):
     """Runs fusions over all layers until none fires."""
 
-    name = "fuse"
-
-    def __init__(self, fusions: tuple[Fusion[object], ...] | None = None) -> None:
-        self.fusions = all_fusions() if fusions is None else fusions
+    def __init__(self, name: str, fusions: tuple[Fusion[object], ...]) -> None:
+        self.name = name  # type: ignore[misc]  # several stages of one class
+        self.fusions = fusions
 
     def run(self, network: Network, log: Log) -> bool:
         """Fire until nothing does; RuntimeError if that does not end."""
@@ -84,6 +83,11 @@ class Fuse(Pass):
         result = fusion.rewrite(network, match)
         log.fire(fusion.name, result)
         return result
+
+
+def fusions_between(low: int, high: int) -> tuple[Fusion[object], ...]:
+    """The fusions with low <= priority < high, in order."""
+    return tuple(fusion for fusion in all_fusions() if low <= fusion.priority < high)
 
 
 @cache

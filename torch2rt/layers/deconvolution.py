@@ -31,6 +31,7 @@ class Deconvolution(LayerKind):
     """
 
     name: ClassVar[str] = "deconvolution"
+    takes_epilogue: ClassVar[bool] = True
     stride: tuple[int, ...]
     padding_before: tuple[int, ...]
     padding_after: tuple[int, ...]

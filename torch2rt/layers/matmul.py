@@ -31,6 +31,7 @@ class Matmul(LayerKind):
     """
 
     name: ClassVar[str] = "matmul"
+    takes_epilogue: ClassVar[bool] = True
     transpose_a: bool = False
     transpose_b: bool = False
 
@@ -117,12 +118,6 @@ def lower_inner(lowering: Lowering, input: Tensor, other: Tensor) -> Tensor:
     b = lowering.reshape(other, (-1, k))
     result = lowering.add(Matmul(transpose_b=True), a, b)
     return lowering.reshape(result, lowering.output_type.shape)
-
-
-@rule("aten.outer.default", "aten.ger.default")
-def lower_outer(lowering: Lowering, input: Tensor, vec2: Tensor) -> Tensor:
-    """y[i, j] = a[i] * b[j]."""
-    return lowering.pointwise("mul", lowering.reshape(input, (*input.shape, 1)), vec2)
 
 
 @rule("aten.addmm.default")

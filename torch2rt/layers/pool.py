@@ -30,6 +30,7 @@ class Pool(LayerKind):
     """
 
     name: ClassVar[str] = "pool"
+    takes_epilogue: ClassVar[bool] = True
     mode: str
     kernel: tuple[int, ...]
     stride: tuple[int, ...]

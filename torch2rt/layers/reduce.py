@@ -31,6 +31,7 @@ class Reduce(LayerKind):
     """
 
     name: ClassVar[str] = "reduce"
+    takes_epilogue: ClassVar[bool] = True
     mode: str
     axes: tuple[int, ...]
     keepdim: bool = False

@@ -50,6 +50,11 @@ class Log:
         """Note a refusal; the latest reason for a rule and layer is kept."""
         self.rejected[rule, layer.name] = Reject(reason, layer.name, rule, layer.where)
 
+    def forget_removed(self, network: Network) -> None:
+        """Drop refusals about layers that were fused after all."""
+        alive = {layer.name for layer in network.layers}
+        self.rejected = {key: r for key, r in self.rejected.items() if r.layer in alive}
+
 
 class Pass(abc.ABC):
     """A step over the whole network. Valid network in, valid network out, idempotent."""

@@ -1,0 +1,87 @@
+"""Convolutions, deconvolutions and matrix products as one family: where weights and channels are.
+
+    convolution    x [n, c, *s]    w [k, c/groups, *r]    y [n, k, *s']
+    deconvolution  x [n, c, *s]    w [c, k/groups, *r]    y [n, k, *s']
+    matmul         x [..., m, c]   w [..., c, k] or, transposed, [..., k, c]    y [..., m, k]
+
+The weight is the second input.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from torch2rt.fusions.rewrite import values_of
+from torch2rt.layers.convolution import Convolution
+from torch2rt.layers.deconvolution import Deconvolution
+from torch2rt.layers.matmul import Matmul
+from torch2rt.network.dtype import Array
+from torch2rt.network.layer import Layer
+from torch2rt.network.tensor import Tensor
+
+Contraction = Convolution | Deconvolution | Matmul
+
+
+def weight_of(layer: Layer) -> Tensor | None:
+    """The constant float weight of a contraction, its second input; None if it has none."""
+    if not isinstance(layer.kind, Contraction):
+        return None
+    weight = layer.main_inputs[1]
+    return weight if weight.is_constant and weight.dtype.is_float else None
+
+
+def channel_axis(layer: Layer) -> int:
+    """The axis of channels of its input and of its output, counted from the end: negative."""
+    return -1 if isinstance(layer.kind, Matmul) else 1 - layer.output.rank
+
+
+def per_channel(values: Array, axis: int, channels: int) -> Array | None:
+    """One value per channel, [channels], of a constant that varies along one axis only.
+
+    ``axis`` is negative. None if the constant varies along another axis too. Example: values
+    [8,1,1], axis -3, 8 channels gives [8]; values [1] gives eight times the same.
+    """
+    sizes = {position - values.ndim: size for position, size in enumerate(values.shape)}
+    if any(size != 1 for position, size in sizes.items() if position != axis):
+        return None
+    if sizes.get(axis, 1) not in (1, channels):
+        return None
+    return np.broadcast_to(values.reshape(-1), (channels,))
+
+
+def output_channels(layer: Layer) -> int | None:
+    """How many channels its output has; None if that is symbolic."""
+    size = layer.output.shape[channel_axis(layer)]
+    return size if isinstance(size, int) else None
+
+
+def with_scaled_outputs(layer: Layer, scale: Array) -> Array:
+    """The weight, in float64, that makes output channel j times scale[j]; scale is [k]."""
+    weight = values_of(layer.main_inputs[1])
+    spatial = (1,) * (weight.ndim - 2)
+    match layer.kind:
+        case Convolution():
+            return weight * scale.reshape(-1, 1, *spatial)
+        case Deconvolution(groups=groups):
+            per_group = scale.reshape(groups, 1, -1, *spatial)
+            grouped = weight.reshape(groups, -1, *weight.shape[1:])
+            return (grouped * per_group).reshape(weight.shape)
+        case Matmul(transpose_b=is_transposed):
+            return weight * (scale[:, None] if is_transposed else scale)
+    raise TypeError(f"{layer.kind.name} is no contraction")
+
+
+def with_scaled_inputs(layer: Layer, scale: Array) -> Array:
+    """The weight, in float64, that takes input channel j times scale[j]; scale is [c]."""
+    weight = values_of(layer.main_inputs[1])
+    spatial = (1,) * (weight.ndim - 2)
+    match layer.kind:
+        case Convolution(groups=groups):
+            per_group = scale.reshape(groups, 1, -1, *spatial)
+            grouped = weight.reshape(groups, -1, *weight.shape[1:])
+            return (grouped * per_group).reshape(weight.shape)
+        case Deconvolution():
+            return weight * scale.reshape(-1, 1, *spatial)
+        case Matmul(transpose_b=is_transposed):
+            return weight * (scale if is_transposed else scale[:, None])
+    raise TypeError(f"{layer.kind.name} is no contraction")

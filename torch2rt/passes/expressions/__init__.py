@@ -1,0 +1,1 @@
+"""Algebra on scalar expressions: dtypes, simplification, activations, folding of constants."""
