@@ -28,7 +28,6 @@ CASES = {
     "mm": (lambda a, b: torch.mm(a, b), [(2, 4), (4, 3)], True),
     "mv": (lambda a, b: torch.mv(a, b), [(2, 4), (4,)], True),
     "inner": (lambda a, b: torch.inner(a, b), [(2, 3, 4), (5, 4)], False),
-    "outer": (lambda a, b: torch.outer(a, b), [(3,), (4,)], False),
     "addmm": (lambda c, a, b: torch.addmm(c, a, b), [(3,), (2, 4), (4, 3)], False),
     "addmm scaled": (
         lambda c, a, b: torch.addmm(c, a, b, beta=2, alpha=0.5), [(2, 3), (2, 4), (4, 3)], True
@@ -76,7 +75,7 @@ def test_transposes(transpose_a: bool, transpose_b: bool) -> None:
 
 
 def test_integers_stay_exact() -> None:
-    check_rule(lambda a, b: a @ b, torch.full((2, 2), 2**53 + 1), torch.eye(2).long())
+    check_rule(lambda a, b: a @ b, torch.full((2, 3), 2**53 + 1), torch.eye(3).long())
 
 
 def test_symbolic_batches_broadcast() -> None:

@@ -71,8 +71,11 @@ def as_double(x: torch.Tensor) -> torch.Tensor:
 
 def lower_model(model: Model, *inputs: torch.Tensor, dynamic: bool = False) -> Lowered:
     """Export and lower a model whose graph needs no functionalisation."""
-    shapes = _dynamic_shapes(inputs) if dynamic else None
-    exported = torch.export.export(as_module(model), inputs, dynamic_shapes=shapes, strict=False)
+    module = as_module(model)
+    shapes: Any = _dynamic_shapes(inputs) if dynamic else None
+    if dynamic and isinstance(module, _FunctionModule):
+        shapes = (shapes,)  # its forward has one parameter, *inputs
+    exported = torch.export.export(module, inputs, dynamic_shapes=shapes, strict=False)
     return lower(captured_graph(exported))  # type: ignore[arg-type]
 
 
@@ -94,7 +97,10 @@ def captured_graph(exported: torch.export.ExportedProgram) -> SimpleNamespace:
             SimpleNamespace(name=f"output{i}", node=nodes[str(name)])
             for i, name in enumerate(signature.user_outputs)
         ],
-        symbols={str(s): (2, 1 << 20) for s in exported.range_constraints},
+        symbols={
+            str(symbol): SimpleNamespace(minimum=2, maximum=None)
+            for symbol in exported.range_constraints
+        },
     )
 
 

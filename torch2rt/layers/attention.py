@@ -88,8 +88,6 @@ def lower_attention(
     """Attention; the scale is 1/sqrt(e) unless given."""
     if dropout_p:
         raise Unsupported(f"attention with dropout_p={dropout_p}: results are random")
-    if is_causal and attn_mask is not None:
-        raise Unsupported("attention with a mask and is_causal")
     features = query.shape[-1]
     if scale is None:
         if not isinstance(features, int):

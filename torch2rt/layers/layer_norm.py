@@ -18,11 +18,6 @@ if TYPE_CHECKING:
 
     from torch2rt.lower import Lowering
 
-_EPSILON = {
-    DType.FLOAT64: 2.0**-52, DType.FLOAT32: 2.0**-23, DType.FLOAT16: 2.0**-10,
-    DType.BFLOAT16: 2.0**-7,
-}
-
 
 @dataclass(frozen=True)
 class LayerNorm(LayerKind):
@@ -94,9 +89,10 @@ def lower_rms_norm(
     lowering: Lowering, input: Tensor, normalized_shape: Sequence[Dim], weight: Tensor | None,
     eps: float | None,
 ) -> Tensor:
-    """RMS norm; without eps it is the spacing of the dtype at 1."""
-    epsilon = _EPSILON[input.dtype] if eps is None else eps
-    return _normalize(lowering, input, len(normalized_shape), weight, None, epsilon, False)
+    """RMS norm; without eps it is the spacing at 1 of the dtype that torch computes in."""
+    if eps is None:
+        eps = 2.0**-52 if input.dtype is DType.FLOAT64 else 2.0**-23
+    return _normalize(lowering, input, len(normalized_shape), weight, None, eps, False)
 
 
 def _normalize(
