@@ -18,6 +18,9 @@ from torch2rt.bench.options import TOLERANCES, BenchOptions
 from torch2rt.bench.protocol import Build, Built, Message, Refused, Turn, TurnDone
 from torch2rt.bench.result import FAILED, OK, TIMEOUT, WRONG
 
+# Of each variant of a contender; the first also serves as its warm-up.
+QUALIFYING_TURNS = 4
+
 
 class Worker(Protocol):
     """What a race needs of a process."""
@@ -113,24 +116,26 @@ def take_turn(entrant: Entrant, options: BenchOptions) -> TurnDone | None:
 
 
 def quickest_variant(variants: Sequence[Entrant], options: BenchOptions) -> Entrant:
-    """The variant that is quickest in one turn (the second: the first warms up); others close.
+    """The variant with the quickest single turn of a few interleaved ones; the others close.
 
-    Where none can be timed, the first one's reason stands for all.
+    The quickest turn, not the median one: with so few turns, noise, which only ever adds, must
+    not choose. Where none can be timed, the first one's reason stands for all.
     """
-    timed: list[tuple[float, Entrant]] = []
-    for entrant in variants:
-        take_turn(entrant, options)
-        done = take_turn(entrant, options)
-        if done is not None:
-            timed.append((done.median_ms, entrant))
-    if not timed:
+    times_ms: dict[int, list[float]] = {index: [] for index in range(len(variants))}
+    if len(variants) > 1:
+        for _ in range(QUALIFYING_TURNS):
+            for index, entrant in enumerate(variants):
+                done = take_turn(entrant, options)
+                times_ms[index] += [done.median_ms] if done else []
+    alive = [index for index, entrant in enumerate(variants) if entrant.worker is not None]
+    if not alive:
         return variants[0]
-    timed.sort(key=lambda pair: pair[0])
-    best = timed[0][1]
-    best.also = [f"{entrant.variant} {ms:.3g} ms" for ms, entrant in timed[1:]]
-    best.also += [f"{e.variant}: {e.reason}" for e in variants if e.worker is None]
-    for _, entrant in timed[1:]:
-        entrant.close()
+    alive.sort(key=lambda index: min(times_ms[index], default=0.0))
+    best = variants[alive[0]]
+    best.also = [f"{variants[i].variant} {min(times_ms[i]):.3g} ms" for i in alive[1:]]
+    best.also += [f"{e.variant}: {e.status}: {e.reason}" for e in variants if e.worker is None]
+    for index in alive[1:]:
+        variants[index].close()
     return best
 
 
