@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -14,6 +14,10 @@ from torch2rt.capture.pytree import CallSpec, OutputSpec
 from torch2rt.engine.engine import Engine
 from torch2rt.errors import DeviceError, EngineFileError, InputError, NotBuiltError, TrainingError
 from torch2rt.network.dtype import DType
+
+if TYPE_CHECKING:
+    from torch2rt.inspect.bisect import StepError
+    from torch2rt.inspect.profile import EngineProfile
 
 Build = Callable[[tuple[Any, ...], dict[str, Any]], Engine]
 
@@ -116,6 +120,41 @@ class RTModule(nn.Module):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the engine to one file; `torch2rt.load` and `torch2rt.Engine.load` read it."""
         self.engine.save(path)
+
+    def report(self, path: str | os.PathLike[str] | None = None) -> str:
+        """What became of every node, and why; also written to ``path`` (JSON if ``.json``)."""
+        from torch2rt.inspect.report import report_text, write_report
+
+        if path is not None:
+            write_report(self.engine, path)
+        return report_text(self.engine)
+
+    def profile(self, *args: Any, **kwargs: Any) -> EngineProfile:
+        """Time of every step on these arguments; ``str()`` of the result is a table."""
+        from torch2rt.inspect.profile import profile_engine
+        from torch2rt.torch_values import constant_from_torch
+
+        tensors = self._accepted(args, kwargs)
+        return profile_engine(self.engine, [constant_from_torch(t)[0] for t in tensors])
+
+    def bisect(self, model: nn.Module, *args: Any, **kwargs: Any) -> StepError | None:
+        """The first layer that is off on these arguments, None if the outputs agree with the model.
+
+        Each step is compared with its reference on the engine's own inputs to it.
+        """
+        from torch2rt.inspect.bisect import first_off
+        from torch2rt.inspect.verify import agrees
+
+        tensors = self._accepted(args, kwargs)
+        if agrees(self.engine, model, tensors, args, kwargs):
+            return None
+        return first_off(self.engine, tensors)
+
+    def _accepted(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
+        """The tensors of a call, checked."""
+        if self._engine is None:
+            self._build_now(args, kwargs)
+        return [self._accept(i, t) for i, t in enumerate(self.call_spec.flatten(args, kwargs))]
 
     # ---- what a user does with an nn.Module ------------------------------------------------
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from typing import Any
+
 import torch
+from torch import nn
 
 from torch2rt.backends.reference.executor import run_network
+from torch2rt.capture.pytree import OutputSpec
 from torch2rt.engine.engine import Engine
 from torch2rt.errors import VerificationError
 from torch2rt.inspect.bisect import first_off
@@ -41,6 +45,23 @@ def verify_engine(
     if errors[worst] <= allowed:
         return errors
     raise _failure(engine, inputs, what, worst, errors[worst], allowed)
+
+
+def agrees(
+    engine: Engine, model: nn.Module, inputs: Sequence[torch.Tensor], args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> bool:
+    """Whether the engine's outputs are within tolerance of the model's for these arguments."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            _, expected = OutputSpec.from_value(model(*args, **kwargs))
+    finally:
+        for module, is_training in modes:
+            module.training = is_training
+    pairs = zip(run_engine(engine, inputs), expected, strict=True)
+    return all(relative_error(got, want) <= NETWORK[engine.precision] for got, want in pairs)
 
 
 def run_engine(engine: Engine, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:

@@ -1,0 +1,207 @@
+"""The command line: torch2rt convert | run | bench | inspect | verify | doctor."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from torch2rt.errors import ConfigError, Torch2rtError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; 0 on success, 1 with the error on standard error, 2 for wrong usage."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.DEBUG if options.verbose else logging.WARNING)
+    command: Callable[[argparse.Namespace], int] = options.command
+    try:
+        return command(options)
+    except (Torch2rtError, OSError) as error:
+        if options.verbose:
+            raise
+        sys.stderr.write(f"torch2rt: {error}\n")
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="torch2rt", description=__doc__)
+    parser.add_argument("-v", "--verbose", action="store_true", help="log steps, show tracebacks")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_convert(commands)
+    _add_run(commands)
+    _add_bench(commands)
+    _add_inspect(commands)
+    _add_verify(commands)
+    doctor = commands.add_parser("doctor", help="what this machine offers")
+    doctor.set_defaults(command=_doctor)
+    return parser
+
+
+_MODEL = "package.module:factory or file.py:factory; the factory returns (model, example inputs)"
+
+
+def _add_convert(commands: Any) -> None:
+    command = commands.add_parser("convert", help="convert a model and save the engine")
+    command.add_argument("model", help=_MODEL)
+    command.add_argument("-o", "--output", required=True, help="engine file to write")
+    command.add_argument("--precision", default="fp32", help="fp32 (default) or bf16")
+    command.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
+    command.add_argument("--fallback", default="torch", help="torch (default) or error")
+    command.add_argument("--timing-cache", help="file of measured times")
+    command.add_argument("--no-verify", action="store_true", help="do not compare with the model")
+    command.add_argument("--report", help="also write the report here (.json or text)")
+    command.set_defaults(command=_convert)
+
+
+def _add_run(commands: Any) -> None:
+    command = commands.add_parser("run", help="run an engine file, without torch")
+    command.add_argument("engine", help="engine file")
+    command.add_argument("--input", action="append", default=[], metavar="NAME=FILE.npy",
+                         help="one per input; random where left out")
+    command.add_argument("--output", metavar="FILE.npz", help="write the outputs here")
+    command.set_defaults(command=_run)
+
+
+def _add_bench(commands: Any) -> None:
+    from torch2rt.bench.command import add_arguments
+    from torch2rt.bench.command import main as bench
+
+    command = commands.add_parser("bench", help="measure side by side with other run times")
+    add_arguments(command)
+    command.set_defaults(command=bench)
+
+
+def _add_inspect(commands: Any) -> None:
+    command = commands.add_parser("inspect", help="describe an engine file")
+    command.add_argument("engine", help="engine file")
+    command.add_argument("--report", action="store_true", help="every layer, fusion and refusal")
+    command.add_argument("--profile", action="store_true", help="time every step now")
+    command.add_argument("--network", action="store_true", help="the network as text")
+    command.set_defaults(command=_inspect)
+
+
+def _add_verify(commands: Any) -> None:
+    command = commands.add_parser("verify", help="compare an engine file with its model")
+    command.add_argument("engine", help="engine file")
+    command.add_argument("model", help=_MODEL)
+    command.set_defaults(command=_verify)
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from torch2rt.bench.source import ModelSource
+    from torch2rt.convert import convert
+
+    loaded = ModelSource("factory", options.model).load()
+    rt = convert(
+        loaded.model, (loaded.args, loaded.kwargs), precision=options.precision, threads=options.threads,
+        fallback=options.fallback, timing_cache=options.timing_cache,
+        verify=not options.no_verify,
+    )
+    rt.save(options.output)
+    if options.report:
+        rt.report(options.report)
+    _write(rt.engine.describe())
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    from torch2rt.engine.engine import Engine
+
+    engine = Engine.load(options.engine)
+    given = dict(_named_file(text) for text in options.input)
+    inputs = {**_random_inputs(engine), **given}
+    outputs = engine.run(inputs)
+    for name, array in outputs.items():
+        _write(f"{name}: {array.dtype}{list(array.shape)} {_summary(array)}")
+    if options.output:
+        np.savez(options.output, **outputs)  # type: ignore[arg-type]
+    return 0
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    from torch2rt.engine.engine import Engine
+    from torch2rt.inspect.profile import profile_engine
+    from torch2rt.inspect.report import report_text
+    from torch2rt.network.text import text
+
+    engine = Engine.load(options.engine)
+    _write(report_text(engine) if options.report else engine.describe())
+    if options.network:
+        _write(text(engine.network))
+    if options.profile:
+        inputs = _random_inputs(engine)
+        _write(str(profile_engine(engine, [inputs[b.name] for b in engine.bindings.inputs])))
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from torch2rt.bench.source import ModelSource
+    from torch2rt.module import load
+
+    loaded = ModelSource("factory", options.model).load()
+    off = load(options.engine).bisect(loaded.model, *loaded.args, **loaded.kwargs)
+    if off is None:
+        _write("the engine agrees with the model")
+        return 0
+    _write(
+        f"the engine disagrees with the model; first layer that is off: {off.layer} ({off.kind}, "
+        f"{off.tactic}) at {off.where}: relative error {off.error:.3g}, allowed {off.allowed:.3g}"
+    )
+    return 1
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from torch2rt.inspect.doctor import doctor_lines
+
+    for line in doctor_lines():
+        _write(line)
+    return 0
+
+
+def _named_file(text: str) -> tuple[str, Any]:
+    name, separator, path = text.partition("=")
+    if not separator or not Path(path).is_file():
+        raise ConfigError(
+            option="--input", value=text, reason="not NAME=FILE.npy of an existing file",
+            remedy="Save the array with numpy.save.",
+        )
+    return name, np.load(path, allow_pickle=False)
+
+
+def _random_inputs(engine: Any) -> dict[str, Any]:
+    """Random floats and zeros for integers, at the shapes the engine is tuned for."""
+    from torch2rt.network.dim import substitute, symbols_of
+
+    generator = np.random.default_rng(0)
+    tuned = engine.plans[0].symbols if engine.plans else {}
+    inputs = {}
+    for binding in engine.bindings.inputs:
+        names = set().union(*(symbols_of(dim) for dim in binding.type.shape))
+        symbols = {name: tuned.get(name, 2) for name in names}
+        shape = tuple(substitute(dim, symbols) for dim in binding.type.shape)
+        dtype = binding.type.dtype.numpy
+        is_float = dtype.kind == "f"
+        inputs[binding.name] = (
+            generator.standard_normal(shape).astype(dtype) if is_float else np.zeros(shape, dtype)
+        )
+    return inputs
+
+
+def _summary(array: Any) -> str:
+    flat = array.reshape(-1)
+    head = ", ".join(f"{value:.6g}" for value in flat[:4].tolist())
+    return f"[{head}{', ...' if flat.size > 4 else ''}]"
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,119 @@
+"""What became of every node of the model, and why: fusions, refusals, tactics, times, bytes."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from torch2rt.engine.engine import Engine
+from torch2rt.engine.plan import Plan
+
+
+def report_text(engine: Engine) -> str:
+    """The report as plain text."""
+    sections = [
+        [engine.describe()],
+        _fallback_lines(engine),
+        _note_lines(engine),
+        *(_plan_lines(engine, plan) for plan in engine.plans),
+        _fusion_lines(engine),
+        _refusal_lines(engine),
+    ]
+    return "\n\n".join("\n".join(lines) for lines in sections if lines) + "\n"
+
+
+def report_data(engine: Engine) -> dict[str, Any]:
+    """The report as JSON values."""
+    return {
+        "bindings": [str(b) for b in (*engine.bindings.inputs, *engine.bindings.outputs)],
+        "precision": engine.precision,
+        "device": engine.backend.fingerprint(),
+        "layers": [
+            {
+                "layer": layer.name, "kind": layer.kind.name,
+                "epilogue": layer.epilogue.text if layer.epilogue is not None else None,
+                "from": [[o.module_path, o.op, o.source] for o in layer.origins],
+            }
+            for layer in engine.network.layers
+        ],
+        "plans": [plan.to_json() for plan in engine.plans],
+        **engine.report,
+    }
+
+
+def write_report(engine: Engine, path: str | os.PathLike[str]) -> None:
+    """Write the report: as JSON when the name ends in ``.json``, else as text."""
+    target = Path(path)
+    if target.suffix == ".json":
+        content = json.dumps(report_data(engine), indent=1) + "\n"
+    else:
+        content = report_text(engine)
+    target.write_text(content, encoding="utf-8")
+
+
+def _fallback_lines(engine: Engine) -> list[str]:
+    rows = engine.report.get("fallbacks", [])
+    if not rows:
+        return ["fallback layers: none"]
+    lines = [f"fallback layers: {len(rows)} node(s) run through PyTorch"]
+    return lines + [
+        f"  {op} at {path or '(top)'}{f' [{source}]' if source else ''}: {reason}"
+        for op, path, source, reason in rows
+    ]
+
+
+def _note_lines(engine: Engine) -> list[str]:
+    notes = engine.report.get("notes", [])
+    verified = engine.report.get("verified")
+    lines = [f"note: {note}" for note in notes]
+    if verified:
+        errors = ", ".join(f"{name} {error:.2g}" for name, error in verified.items())
+        lines.append(f"verified against the model, relative error: {errors}")
+    return lines
+
+
+def _plan_lines(engine: Engine, plan: Plan) -> list[str]:
+    shape = ", ".join(f"{n}={v}" for n, v in plan.symbols.items()) or "static shapes"
+    lines = [f"plan for {shape}: layer, tactic, measured time, bytes, runner-up"]
+    layers = {layer.name: layer for layer in engine.network.layers}
+    for step in plan.steps:
+        moved = sum(plan.tensors[i].spec.size_bytes for i in (*step.inputs, *step.outputs))
+        other = plan.runners_up.get(step.layer, ())
+        runner_up = f"{other[0][0]} {other[0][1]:.1f} us" if other else "-"
+        epilogue = layers[step.layer].epilogue if step.layer in layers else None
+        lines.append(
+            f"  {step.layer or 'reformat':<40} {step.tactic:<32} {step.time_us:>9.1f} us "
+            f"{moved / 1e6:>8.3f} MB  {runner_up}"
+            + (f"  epilogue {epilogue.text}" if epilogue is not None else "")
+        )
+    lines += [f"  {name:<40} shares memory, no step" for name in plan.viewed]
+    return lines
+
+
+def _fusion_lines(engine: Engine) -> list[str]:
+    counts = Counter(rule for rule, _, _ in engine.report.get("fired", []))
+    if not counts:
+        return []
+    lines = ["fusions that fired: " + ", ".join(f"{r} x{n}" for r, n in counts.most_common())]
+    lines.append("what each layer was made from:")
+    for layer in engine.network.layers:
+        lines.append(f"  {layer.name} ({layer.kind.name}) = {' + '.join(_origins(layer))}")
+    return lines
+
+
+def _origins(layer: Any) -> Iterator[str]:
+    for origin in layer.origins:
+        yield f"{origin.module_path or '(top)'}:{origin.op.removeprefix('aten.')}"
+
+
+def _refusal_lines(engine: Engine) -> list[str]:
+    rows = engine.report.get("rejected", [])
+    if not rows:
+        return []
+    return ["fusions that did not fire:"] + [
+        f"  {rule} at {where or layer}: {reason}" for rule, layer, where, reason in rows
+    ]
