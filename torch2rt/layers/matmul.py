@@ -144,6 +144,12 @@ def lower_baddbmm(
     return _scaled_sum(lowering, input, multiply(lowering, batch1, batch2), beta, alpha)
 
 
+def linear(lowering: Lowering, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Add the layers of x w^T + b for x [..., m, k], w [n, k] and b [n]."""
+    result = lowering.add(Matmul(transpose_b=True), x, weight)
+    return result if bias is None else lowering.pointwise("add", result, bias, dtype=x.dtype)
+
+
 def multiply(lowering: Lowering, a: Tensor, b: Tensor) -> Tensor:
     """Add the layers of ``torch.matmul(a, b)``."""
     left = a if a.rank > 1 else lowering.reshape(a, (1, *a.shape))
