@@ -9,6 +9,8 @@ The weight is the second input.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from torch2rt.fusions.rewrite import values_of
@@ -53,6 +55,39 @@ def output_channels(layer: Layer) -> int | None:
     """How many channels its output has; None if that is symbolic."""
     size = layer.output.shape[channel_axis(layer)]
     return size if isinstance(size, int) else None
+
+
+def input_channels(layer: Layer) -> int:
+    """How many channels its input has, as its weight says."""
+    weight = layer.main_inputs[1]
+    match layer.kind:
+        case Convolution(groups=groups):
+            size = weight.shape[1] * groups
+        case Deconvolution():
+            size = weight.shape[0]
+        case Matmul(transpose_b=is_transposed):
+            size = weight.shape[-1 if is_transposed else -2]
+        case _:
+            raise TypeError(f"{layer.kind.name} is no contraction")
+    assert isinstance(size, int)
+    return size
+
+
+def bias_of_shifted_input(layer: Layer, shift: Array) -> Array:
+    """What a shift [c] of the input adds to the output, shaped to broadcast to it.
+
+    A convolution must have no padding, a matmul a weight of two axes.
+    """
+    weight = values_of(layer.main_inputs[1])
+    match layer.kind:
+        case Convolution(groups=groups):
+            taps = weight.reshape(groups, -1, weight.shape[1], math.prod(weight.shape[2:]))
+            bias: Array = np.einsum("gkcr,gc->gk", taps, shift.reshape(groups, -1))
+            return bias.reshape(-1, *(1,) * (weight.ndim - 2))
+        case Matmul(transpose_b=is_transposed):
+            result: Array = weight @ shift if is_transposed else shift @ weight
+            return result
+    raise TypeError(f"a shift does not pass through {layer.kind.name}")
 
 
 def with_scaled_outputs(layer: Layer, scale: Array) -> Array:

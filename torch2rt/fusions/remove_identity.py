@@ -9,8 +9,10 @@ from torch2rt.fusions.base import Fusion
 from torch2rt.fusions.rewrite import replace_by
 from torch2rt.layers.concat import Concat
 from torch2rt.layers.expand import Expand
+from torch2rt.layers.pad import Pad
 from torch2rt.layers.pointwise import Pointwise
 from torch2rt.layers.reshape import Reshape
+from torch2rt.layers.slice import Slice
 from torch2rt.layers.transpose import Transpose
 from torch2rt.network.layer import Layer
 from torch2rt.network.network import Network
@@ -58,6 +60,10 @@ def _is_identity(layer: Layer) -> bool:
             return expression == ex.Input(0)
         case Concat():
             return len(layer.inputs) == 1
+        case Slice(starts=starts, steps=steps):
+            return not any(starts) and set(steps) <= {1}
+        case Pad(before=before, after=after):
+            return not any((*before, *after))
         case Transpose(permutation=permutation):
             return permutation == tuple(range(len(permutation)))
     return False

@@ -1,0 +1,61 @@
+"""Convolutions of one input with one geometry become one convolution."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+
+from torch2rt.fusions.base import Fusion
+from torch2rt.fusions.contraction import output_channels, weight_of
+from torch2rt.fusions.rewrite import values_of
+from torch2rt.fusions.siblings import Siblings, merge, refusal, siblings_of
+from torch2rt.layers.convolution import Convolution
+from torch2rt.network.layer import Layer
+from torch2rt.network.network import Network
+from torch2rt.passes.base import Reject
+
+_MAX_CHANNELS = 512
+
+
+class MergeSiblingConvolutions(Fusion[Siblings]):
+    """Stack the output channels of convolutions that read the same tensor.
+
+    Before: %a = convolution(%x, @wa[64,c,1,1], @ba)   %b = convolution(%x, @wb[96,c,1,1], @bb)
+    After:  %ab = convolution(%x, @w[160,c,1,1], @b)   %a = slice(%ab)   %b = slice(%ab)
+    Fires on convolutions of equal stride, padding, dilation, kernel and epilogue expression,
+    without groups: GoogLeNet's three 1x1 convolutions of a block are one.
+    Refuses epilogues that read anything but constants per channel, results that are network
+    outputs, and convolutions of 512 channels and more, which fill the machine by themselves.
+    """
+
+    name: ClassVar[str] = "merge_sibling_convolutions"
+    equation: ClassVar[str] = "cat(wa x, wb x) = cat(wa, wb) x"
+    priority: ClassVar[int] = 80
+
+    def match(self, network: Network, layer: Layer) -> Siblings | None:
+        """The first of several convolutions of one tensor."""
+        if not isinstance(layer.kind, Convolution) or weight_of(layer) is None:
+            return None
+        found = siblings_of(network, layer)
+        if found is None:
+            return None
+        shape = layer.inputs[1].shape[1:]
+        same = tuple(item for item in found.layers if item.inputs[1].shape[1:] == shape)
+        return Siblings(same) if len(same) > 1 else None
+
+    def check(self, network: Network, match: Siblings) -> Reject | None:
+        """No groups, small, and epilogues that stack."""
+        first = match.layers[0]
+        assert isinstance(first.kind, Convolution)
+        if first.kind.groups != 1:
+            return Reject("it has groups", first.name)
+        for layer in match.layers:
+            if (output_channels(layer) or 0) >= _MAX_CHANNELS:
+                return Reject(f"{layer.name} has {output_channels(layer)} channels", layer.name)
+        return refusal(network, match)
+
+    def rewrite(self, network: Network, match: Siblings) -> Layer:
+        """One convolution and slices of it."""
+        weight = np.concatenate([values_of(layer.inputs[1]) for layer in match.layers])
+        return merge(network, match, weight)
