@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from torch2rt.backends.cpu import onednn
 from torch2rt.backends.cpu.onednn import DataType, MemoryDesc
-from torch2rt.backends.spec import Layout, TensorSpec
+from torch2rt.backends.spec import Layout, TensorSpec, canonical_layout
 from torch2rt.backends.tactic import Unprepared
 from torch2rt.network.dtype import DType
 
@@ -62,17 +62,10 @@ def describe_broadcast(spec: TensorSpec, rank: int) -> MemoryDesc:
 
 def lies_as_plain(spec: TensorSpec) -> bool:
     """Whether the bytes are those of the row-major layout, whatever the layout's name."""
-    if spec.layout is Layout.PLAIN or spec.rank < 3:
-        return True
-    channels = spec.shape[1]
-    has_space = any(size != 1 for size in spec.shape[2:])
-    if spec.layout is Layout.CHANNELS_LAST:
-        return not has_space or channels == 1
-    return not has_space and channels % spec.layout.block == 0
+    return canonical_layout(spec) is Layout.PLAIN
 
 
 def lie_alike(left: TensorSpec, right: TensorSpec) -> bool:
     """Whether two specs of one shape and dtype mean the same bytes."""
-    if (left.shape, left.dtype) != (right.shape, right.dtype):
-        return False
-    return left.layout is right.layout or (lies_as_plain(left) and lies_as_plain(right))
+    is_same = (left.shape, left.dtype) == (right.shape, right.dtype)
+    return is_same and canonical_layout(left) is canonical_layout(right)

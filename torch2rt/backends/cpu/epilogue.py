@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch2rt import expression as ex
 from torch2rt.backends.cpu import onednn
-from torch2rt.backends.cpu.descriptors import describe_broadcast, lie_alike
+from torch2rt.backends.cpu.descriptors import data_type, describe_broadcast, lie_alike
 from torch2rt.backends.cpu.expression_steps import (
     MAX_POST_OPS,
     ExpressionSteps,
@@ -17,6 +17,7 @@ from torch2rt.backends.cpu.expression_steps import (
     replaced,
     without_root_cast,
 )
+from torch2rt.backends.cpu.numpy_expression import missing_op
 from torch2rt.backends.cpu.onednn import (
     Algorithm,
     Arg,
@@ -30,7 +31,7 @@ from torch2rt.backends.cpu.onednn import (
 from torch2rt.backends.cpu.post_ops import Chain, Links
 from torch2rt.backends.cpu.steps import Operand, Source, StepBuilder
 from torch2rt.backends.spec import LayerSpec, Layout, LayoutChoice
-from torch2rt.backends.tactic import Unprepared
+from torch2rt.backends.tactic import Refusal, Unprepared
 from torch2rt.network.dtype import DType
 
 # (bias or None, destination, attributes) -> primitive descriptor
@@ -45,14 +46,15 @@ _ACCUMULATOR = -1  # the index that stands for a stored accumulator among the le
 class Fusion:
     """How to make a primitive that takes an epilogue.
 
-    ``channel_axis`` is the axis of the output along which a bias varies, None without bias.
-    ``axis_map`` gives, where the primitive sees another shape than the layer, the primitive's
-    dims for an operand that broadcasts into the output; None where it cannot.
+    ``channel_axis`` is the axis of the output along which a bias varies, None without bias; the
+    bias has that axis alone unless ``has_wide_bias``. Where the primitive sees other dims than the
+    layer's, ``output`` describes the output and ``describe`` an epilogue input by its index.
     """
 
     make: MakePrimitive
     operands: FindOperands
     channel_axis: int | None = None
+    has_wide_bias: bool = False
     can_sum: bool = True
     describe: Callable[[int], MemoryDesc] | None = None
     output: MemoryDesc | None = None
@@ -78,7 +80,7 @@ class _Fuser:
             position: builder.input(index, self._describe(index))
             for position, index in self._epilogue_indices().items()
         }
-        self.expressions = ExpressionSteps(builder, self.leaves, self._temporary_like)
+        self.expressions = self._expressions(self.leaves)
 
     def run(self) -> None:
         """Fuse as much as an implementation takes, the rest follows in further steps."""
@@ -89,6 +91,13 @@ class _Fuser:
             if len(links) <= MAX_POST_OPS and self._run_fused(node, links):
                 return
         raise Unprepared("oneDNN has no fast implementation")
+
+    def _expressions(self, leaves: Mapping[int, Source]) -> ExpressionSteps:
+        booleans = frozenset(
+            position for position, index in self._epilogue_indices().items()
+            if self.spec.inputs[index].dtype is DType.BOOL
+        )
+        return ExpressionSteps(self.builder, leaves, self._temporary_like, booleans)
 
     def _epilogue_indices(self) -> dict[int, int]:
         first = self.spec.main_count
@@ -111,13 +120,13 @@ class _Fuser:
         rest = replaced(self.root, node, ex.Input(_ACCUMULATOR))
         is_whole = rest == ex.Input(_ACCUMULATOR)
         target = self.target if is_whole else self._accumulator(rest)
-        step_count = len(self.builder.steps)
+        done = self.builder.mark()
         bias, post_links = self._split_bias(links)
         post_ops, operands = self.expressions.post_ops(post_links)
         desc = self._make(bias, target.desc, Attributes(post_ops))
         if desc is None:
-            del self.builder.steps[step_count:]
-            self.expressions = ExpressionSteps(self.builder, self.leaves, self._temporary_like)
+            self.builder.reset(done)
+            self.expressions = self._expressions(self.leaves)
             return False
         memories = {**operands, **self.fusion.operands(desc), Arg.dst: target}
         if bias is not None:
@@ -127,7 +136,7 @@ class _Fuser:
         self.builder.execute(desc, memories)
         if not is_whole:
             leaves = {**self.leaves, _ACCUMULATOR: target}
-            ExpressionSteps(self.builder, leaves, self._temporary_like).store(rest, self.target)
+            self._expressions(leaves).store(rest, self.target)
         return True
 
     def _accumulator(self, rest: ex.Expression) -> Operand:
@@ -161,8 +170,8 @@ class _Fuser:
         is_bias = shape[axis] == channels and all(size == 1 for size in others)
         if not is_bias or self.spec.constants[index] is None:
             return None, links
-        desc = MemoryDesc.plain((channels,), DataType.f32)
-        return self.builder.constant(index, desc, _flatten, "flat"), links[1:]
+        dims = shape if self.fusion.has_wide_bias else (channels,)
+        return self.builder.constant(index, MemoryDesc.plain(dims, DataType.f32)), links[1:]
 
     def _offer_in_place(
         self, bias: Source | None, links: Links, memories: Mapping[int, Source]
@@ -199,10 +208,6 @@ class _Fuser:
         return None
 
 
-def _flatten(array: onednn.memory.Array) -> onednn.memory.Array:
-    return array.reshape(-1)
-
-
 def as_f32(desc: MemoryDesc) -> MemoryDesc:
     """The same shape and layout in f32."""
     if desc.data_type is DataType.f32:
@@ -230,7 +235,12 @@ def choice(spec: LayerSpec, inputs: tuple[Layout, ...], output: Layout) -> Layou
     return LayoutChoice((*inputs, *epilogue_layouts(spec, output)), (output,))
 
 
-def with_f32_output(spec: LayerSpec) -> LayerSpec:
-    """The spec with its first output in f32."""
-    first = replace(spec.outputs[0], dtype=DType.FLOAT32)
-    return replace(spec, outputs=(first, *spec.outputs[1:]))
+def epilogue_refusal(spec: LayerSpec) -> Refusal | None:
+    """Why the epilogue can be neither post-ops nor further steps, or None."""
+    if spec.epilogue is None:
+        return None
+    for tensor in spec.inputs[spec.main_count :]:
+        if data_type(tensor.dtype) is None:
+            return Refusal(f"oneDNN reads no {tensor.dtype.value} in an epilogue")
+    missing = missing_op(spec.epilogue, is_double=False)
+    return Refusal(f"neither oneDNN nor numpy has {missing}") if missing is not None else None

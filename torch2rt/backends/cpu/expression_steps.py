@@ -21,6 +21,7 @@ from torch2rt.backends.cpu.onednn import (
     PrimitiveDesc,
     post_op_arg,
 )
+from torch2rt.backends.cpu.numpy_steps import store_by_numpy
 from torch2rt.backends.cpu.post_ops import Chain, Link, Links, chain_to
 from torch2rt.backends.cpu.steps import Source, StepBuilder
 from torch2rt.backends.tactic import Refusal, Unprepared
@@ -31,8 +32,7 @@ MAX_POST_OPS = 32
 # The reference implementations are thousands of times slower: refused above this many elements.
 MAX_REFERENCE_ELEMENTS = 2048
 
-# Makes the descriptor of a primitive for its post-ops.
-MakeDesc = Callable[[Attributes], PrimitiveDesc]
+_TIMES_ONE = Link(Algorithm.mul, operand=ex.Constant(1.0))
 
 
 def without_root_cast(root: ex.Expression, dtype: DType) -> ex.Expression:
@@ -51,22 +51,30 @@ def is_usable(desc: PrimitiveDesc, element_count: int) -> bool:
 class ExpressionSteps:
     """Adds the steps that compute expressions of ``leaves`` (all of one rank) to a builder.
 
-    ``layout_of(dims)`` describes an f32 temporary of these dims.
+    ``layout_of(dims)`` describes an f32 temporary of these dims; ``booleans`` are the leaves that
+    hold bools. What oneDNN has no primitive for is computed by numpy.
     """
 
     builder: StepBuilder
     leaves: Mapping[int, Source]
     layout_of: Callable[[tuple[int, ...]], MemoryDesc]
+    booleans: frozenset[int] = frozenset()
     _values: dict[ex.Expression, Source] = field(default_factory=dict)
 
     def store(self, root: ex.Expression, target: Source) -> None:
-        """Compute ``root`` into ``target``. Raises Unprepared where oneDNN has no such op."""
-        self._compute_shared(root)
-        dims = target.desc.dims
-        chain = chain_to(root, lambda node: self._is_ready(node, dims))
-        if isinstance(chain, Refusal):
-            raise Unprepared(chain.reason)
-        self._store_chain(chain, target)
+        """Compute ``root`` into ``target``. Raises Unprepared for ops that nobody has."""
+        done, computed = self.builder.mark(), dict(self._values)
+        try:
+            self._compute_shared(root)
+            dims = target.desc.dims
+            chain = chain_to(root, lambda node: self._is_ready(node, dims))
+            if isinstance(chain, Refusal):
+                raise Unprepared(chain.reason)
+            self._store_chain(chain, target)
+        except Unprepared:
+            self.builder.reset(done)
+            self._values = computed
+            store_by_numpy(self.builder, self.leaves, self.booleans, root, target)
 
     def operand(self, node: ex.Expression) -> Source:
         """Where the value of ``node`` lies, computed now if it is not a leaf."""
@@ -129,8 +137,12 @@ class ExpressionSteps:
         is_copy = not links or links[0].operand is None and self._differs(source, target)
         if is_copy:
             # Element-wise primitives do not convert; multiplying by one does, and keeps NaN.
-            links = (Link(Algorithm.mul, operand=ex.Constant(1.0)), *links)
+            links = (_TIMES_ONE, *links)
         if len(links) <= MAX_POST_OPS and self._execute(source, links, target):
+            return
+        # What eltwise refuses for a dtype may work as a post-op, which computes in f32.
+        widened = (_TIMES_ONE, *links)
+        if len(widened) <= MAX_POST_OPS and self._execute(source, widened, target):
             return
         for position, link in enumerate(links):
             is_last = position == len(links) - 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 from torch2rt.backends.cpu import onednn
+from torch2rt.backends.cpu.epilogue import epilogue_refusal
 from torch2rt.backends.spec import LayerSpec, Layout
 from torch2rt.backends.tactic import Refusal
 from torch2rt.network.dtype import DType
@@ -35,13 +36,13 @@ def computes_in(dtype: DType) -> bool:
 
 
 def is_supported_float(spec: LayerSpec) -> Refusal | None:
-    """A refusal unless all of the layer's own tensors are floats with fast kernels."""
+    """A refusal unless the layer's own tensors are floats with fast kernels, and the epilogue fits."""
     for tensor in (*spec.inputs[: spec.main_count], *spec.outputs):
         if tensor.dtype not in _FLOATS:
             return Refusal(f"{tensor.dtype.value} is not computed by oneDNN's float kernels")
         if not computes_in(tensor.dtype):
             return Refusal(f"{onednn.effective_isa()} has no fast {tensor.dtype.value}")
-    return None
+    return epilogue_refusal(spec)
 
 
 def spatial_layouts(rank: int) -> tuple[Layout, ...]:

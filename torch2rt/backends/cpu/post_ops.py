@@ -61,6 +61,7 @@ _BINARY = {
     "lt": Algorithm.lt, "le": Algorithm.le, "gt": Algorithm.gt, "ge": Algorithm.ge,
 }
 _COMMUTATIVE = {"add", "mul", "max", "min", "eq", "ne"}
+_ASSOCIATIVE = {"add", "mul"}
 _MIRRORED = {"lt": "gt", "le": "ge", "gt": "lt", "ge": "le"}
 
 
@@ -80,6 +81,13 @@ def links_of(node: ex.Apply, position: int) -> Links | Refusal:
 def _binary(op: str, position: int, other: ex.Expression, number: float | None) -> Links | Refusal:
     if number is not None and op in _WITH_NUMBER:
         return _WITH_NUMBER[op](number, position)
+    if op in _ASSOCIATIVE and isinstance(other, ex.Apply) and other.op == op:
+        # x + (a + b) as (x + a) + b: no temporary, and a and b need not broadcast to one another.
+        return tuple(
+            link
+            for argument in other.arguments
+            for link in _links_or_none(_binary(op, position, argument, _number(argument)))
+        )
     if position == 0 or op in _COMMUTATIVE:
         return (Link(_BINARY[op], operand=other),)
     if op == "sub":
@@ -87,6 +95,12 @@ def _binary(op: str, position: int, other: ex.Expression, number: float | None) 
     if op == "div":
         return Link(Algorithm.pow, 1.0, -1.0), Link(Algorithm.mul, operand=other)
     return (Link(_BINARY[_MIRRORED[op]], operand=other),)
+
+
+def _links_or_none(links: Links | Refusal) -> Links:
+    if isinstance(links, Refusal):
+        raise AssertionError(f"an associative op was refused: {links.reason}")
+    return links
 
 
 def _number(node: ex.Expression) -> float | None:
@@ -173,3 +187,14 @@ def chain_to(root: ex.Expression, is_start: Callable[[ex.Expression], bool]) -> 
             continue
         found.append(below.extended(root, links))
     return min(found, key=lambda chain: chain.cost) if found else reason
+
+
+def unsupported_op(root: ex.Expression) -> str | None:
+    """An op that is no link at any of its arguments, or None."""
+    for node in ex.walk(root):
+        if not isinstance(node, ex.Apply):
+            continue
+        ways = [links_of(node, position) for position in range(len(node.arguments))]
+        if all(isinstance(way, Refusal) for way in ways):
+            return node.op
+    return None

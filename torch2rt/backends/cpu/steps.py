@@ -252,6 +252,14 @@ class StepBuilder:
         self._scratchpad_bytes = max(self._scratchpad_bytes, desc.scratchpad_bytes)
         return PrimitiveStep(Primitive(desc), dict(operands))
 
+    def mark(self) -> int:
+        """The number of steps so far, for `reset`."""
+        return len(self.steps)
+
+    def reset(self, mark: int) -> None:
+        """Drop the steps added since a mark; their workspace stays taken."""
+        del self.steps[mark:]
+
     def converted(self, source: Source, desc: MemoryDesc) -> Source:
         """The source in another layout or dtype: a reorder step where it differs."""
         if source.desc == desc:
