@@ -31,7 +31,8 @@ def lower_copy(lowering: Lowering, input: Tensor, src: Tensor, non_blocking: boo
 @rule(
     "aten.clone.default", "aten.contiguous.default", "aten.detach.default", "aten.alias.default",
     "aten.lift_fresh.default", "aten.lift_fresh_copy.default", "aten.lift.default",
-    "aten.positive.default", "aten.detach_copy.default", "aten.alias_copy.default",
+    "aten.positive.default", "aten.detach_copy.default", "aten.detach_.default",
+    "aten.alias_copy.default",
     "aten.resolve_conj.default", "aten.resolve_neg.default", "aten.real.default",
 )
 def lower_identity(lowering: Lowering, input: Tensor, **named: object) -> Tensor:

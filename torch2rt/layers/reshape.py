@@ -55,7 +55,10 @@ class Reshape(LayerKind):
     "aten.view.default", "aten.reshape.default", "aten._unsafe_view.default",
     "aten.flatten.using_ints", "aten.unflatten.int", "aten.squeeze.default",
     "aten.squeeze.dim", "aten.squeeze.dims", "aten.unsqueeze.default", "aten.view_as.default",
-    "aten.reshape_as.default",
+    "aten.reshape_as.default", "aten.ravel.default", "aten.atleast_1d.default",
+    "aten.atleast_2d.default", "aten.atleast_3d.default", "aten.view_copy.default",
+    "aten._reshape_copy.default", "aten._reshape_alias.default", "aten.unsqueeze_copy.default",
+    "aten.squeeze_copy.default", "aten.squeeze_copy.dim", "aten.squeeze_copy.dims",
 )
 def lower_reshape(lowering: Lowering, *arguments: object, **named: object) -> Tensor:
     """All of these are a reshape to the node's own shape."""

@@ -159,6 +159,18 @@ def lower_split(
     return split(lowering, input, normalize_axis(dim, input.rank))
 
 
+@rule("aten.hsplit.int", "aten.hsplit.array")
+def lower_hsplit(lowering: Lowering, input: Tensor, **named: object) -> list[Tensor]:
+    """Ranges of axis 1, of a vector of its only axis."""
+    return split(lowering, input, 0 if input.rank == 1 else 1)
+
+
+@rule("aten.vsplit.int", "aten.vsplit.array")
+def lower_vsplit(lowering: Lowering, input: Tensor, **named: object) -> list[Tensor]:
+    """Ranges of axis 0."""
+    return split(lowering, input, 0)
+
+
 def split(lowering: Lowering, x: Tensor, axis: int) -> list[Tensor]:
     """The node's results as neighbouring ranges of an axis."""
     start: Dim = 0
@@ -172,6 +184,23 @@ def split(lowering: Lowering, x: Tensor, axis: int) -> list[Tensor]:
 @rule("aten.flip.default")
 def lower_flip(lowering: Lowering, input: Tensor, dims: Sequence[int]) -> Tensor:
     """The axes walked backwards."""
+    return flip(lowering, input, dims)
+
+
+@rule("aten.fliplr.default")
+def lower_fliplr(lowering: Lowering, input: Tensor) -> Tensor:
+    """Axis 1 walked backwards."""
+    return flip(lowering, input, (1,))
+
+
+@rule("aten.flipud.default")
+def lower_flipud(lowering: Lowering, input: Tensor) -> Tensor:
+    """Axis 0 walked backwards."""
+    return flip(lowering, input, (0,))
+
+
+def flip(lowering: Lowering, input: Tensor, dims: Sequence[int]) -> Tensor:
+    """Add the layer that walks axes backwards; the input itself without axes."""
     axes = {normalize_axis(dim, input.rank) for dim in dims}
     if not axes or input.rank == 0:
         return input
