@@ -18,9 +18,10 @@ checked against the size of the file before it is used, and nothing in a file is
 from __future__ import annotations
 
 import json
+import reprlib
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -43,6 +44,7 @@ _OWN_METADATA = ("header_crc32", "format", "needs", "data_crc32")
 _PADDING = "padding/"
 _MAX_RANK = 32
 _MAX_ADDRESS = 1 << 62
+_MAX_DEPTH = 100
 _DTYPE_NAMES = {
     DType.FLOAT64: "F64",
     DType.FLOAT32: "F32",
@@ -58,8 +60,11 @@ _DTYPE_NAMES = {
 }
 _DTYPES = {name: dtype for dtype, name in _DTYPE_NAMES.items()}
 
-NOT_AN_ENGINE = "Give the path of a file that an engine was saved to"
-DAMAGED = "The file is damaged or was altered: copy it again, or save the engine again"
+_BRIEF = reprlib.Repr()
+_BRIEF.maxstring = 80
+
+NOT_AN_ENGINE = "Give the path of a file that an engine was saved to."
+DAMAGED = "The file is damaged or was altered: copy it again, or save the engine again."
 
 
 class ContainerError(Torch2rtError, ValueError):
@@ -133,9 +138,12 @@ def unpack(data: memoryview) -> tuple[Metadata, Tensors]:
 def to_json(value: object) -> str:
     """Compact JSON, keys in their order. ContainerError if it is not made of JSON values."""
     try:
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     except (TypeError, ValueError, RecursionError) as error:
         raise not_storable(f"a value cannot be written as JSON ({error})") from error
+    if _is_too_deep(value):
+        raise not_storable(f"a value is nested more than {_MAX_DEPTH} deep")
+    return text
 
 
 def parse_json(text: str, what: str) -> Any:
@@ -150,6 +158,8 @@ def parse_json(text: str, what: str) -> Any:
             json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise damaged(f"{what} is not valid JSON ({error})") from error
+    if _is_too_deep(value):
+        raise damaged(f"{what} is nested more than {_MAX_DEPTH} deep")
     return value
 
 
@@ -160,13 +170,12 @@ def damaged(reason: str) -> ContainerError:
 
 def not_storable(reason: str) -> ContainerError:
     """The error for content that `pack` cannot write; nothing a user does should lead here."""
-    return ContainerError(reason=reason, remedy="This is a bug of torch2rt; please report it")
+    return ContainerError(reason=reason, remedy="This is a bug of torch2rt; please report it.")
 
 
 def brief(value: object) -> str:
     """A value of a file for an error message, however long it is there."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:80]}..."
+    return _BRIEF.repr(value)
 
 
 def _padding(end: int) -> list[tuple[str, TypedArray]]:
@@ -193,8 +202,8 @@ def _seal(text: str) -> bytes:
 def _header_end(data: memoryview) -> int:
     """Where the data starts, once the header is known to be whole and undamaged."""
     if data[_LENGTH.size:_CRC_AT] != _START:
-        kind = "a safetensors file, but not an engine" if bytes(data[8:9]) == b"{" else "not an engine"
-        raise ContainerError(reason=f"this is {kind}", remedy=NOT_AN_ENGINE)
+        kind = "a safetensors file" if bytes(data[8:9]) == b"{" else "some other kind of file"
+        raise ContainerError(reason=f"it is not an engine, but {kind}", remedy=NOT_AN_ENGINE)
     (length,) = _LENGTH.unpack_from(data)
     end = _LENGTH.size + int(length)
     if end > len(data) or length > MAX_HEADER_BYTES:
@@ -221,7 +230,7 @@ def _metadata(metadata: object) -> Metadata:
         raise ContainerError(
             reason=f"it has format version {brief(metadata['format'])}, and this torch2rt reads "
             f"version {FORMAT_VERSION}",
-            remedy=f"Install torch2rt {needs} or newer, or save the engine again with this one",
+            remedy=f"Install torch2rt {needs} or newer, or save the engine again with this one.",
         )
     return metadata
 
@@ -272,6 +281,22 @@ def _checked_entry(name: str, entry: object) -> tuple[DType, tuple[int, ...], in
 def _are_sizes(values: object) -> bool:
     """Whether it is a list of integers, none negative (True and 1.0 equal 1 and are not)."""
     return isinstance(values, list) and all(type(v) is int and v >= 0 for v in values)
+
+
+def _is_too_deep(value: object) -> bool:
+    """Whether JSON is nested so deep that code walking it by recursion could fail."""
+    level = [value]
+    for _ in range(_MAX_DEPTH):
+        level = [child for item in level for child in _children(item)]
+        if not level:
+            return False
+    return True
+
+
+def _children(value: object) -> Iterable[object]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, (list, tuple)) else ()
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

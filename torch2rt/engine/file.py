@@ -89,7 +89,7 @@ def write(path: StrPath, engine: EngineFile) -> None:
     except (OSError, ValueError) as error:
         raise EngineFileError(
             path=name, reason=f"it cannot be written ({_why(error)})",
-            remedy="Give the name of a file in an existing folder that can be written to",
+            remedy="Give the name of a file in an existing folder that can be written to.",
         ) from error
 
 
@@ -177,7 +177,7 @@ def _mapped(name: str) -> memoryview:
     except (OSError, ValueError) as error:
         raise EngineFileError(
             path=name, reason=f"it cannot be read ({_why(error)})",
-            remedy="Check the path and its permissions",
+            remedy="Check the path and its permissions.",
         ) from error
 
 
