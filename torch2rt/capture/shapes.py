@@ -15,7 +15,8 @@ named whole: ``{"batch.image": {0: "batch"}}``.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from itertools import pairwise
+from typing import Any, TypeAlias
 
 import torch
 
@@ -28,16 +29,28 @@ _FORMS = (
 )
 
 
+AxisOf: TypeAlias = tuple[int, int]  # index of a tensor, axis
+
+
 class ShapeRequest:
-    """What a user asked for: per input tensor, axis -> specification."""
+    """What a user asked for: per input tensor, axis -> specification.
+
+    Axes of one name must be ``equal``.
+    """
 
     def __init__(self, spec: CallSpec, tensors: Sequence[torch.Tensor], given: object) -> None:
         self.spec = spec
         self.tensors = tensors
         self.axes: list[dict[int, Any]] = [{} for _ in tensors]
+        self._named: dict[str, list[AxisOf]] = {}
         self._read(given)
         if not any(self.axes):
             raise _error("it leaves every axis fixed")
+
+    @property
+    def equal(self) -> list[tuple[AxisOf, AxisOf]]:
+        """Pairs of axes that must have one size."""
+        return [pair for group in self._named.values() for pair in pairwise(group)]
 
     def axis_names(self) -> list[tuple[str, int, int]]:
         """Every free axis as (input name, input index, axis)."""
@@ -104,6 +117,9 @@ class ShapeRequest:
             free = _free_axis(wanted, f"{name!r} axis {axis}")
             if free is not None:
                 self.axes[index][axis % rank] = free
+            name_of_axis = wanted[0] if isinstance(wanted, tuple) and wanted else wanted
+            if isinstance(name_of_axis, str):
+                self._named.setdefault(name_of_axis, []).append((index, axis % rank))
 
 
 def _free_axis(wanted: Any, place: str) -> Any:

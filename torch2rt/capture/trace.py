@@ -22,6 +22,7 @@ from torch2rt.capture.errors import CaptureError, DataDependentError
 from torch2rt.capture.functionalise import Functionaliser
 from torch2rt.capture.inline import inline_regions
 from torch2rt.capture.pytree import CallSpec, OutputSpec
+from torch2rt.capture.shapes import AxisOf
 from torch2rt.errors import Torch2rtError
 
 # What a model's forward, and torch.export on its way through it, are known to raise.
@@ -49,14 +50,21 @@ class FlatModel(nn.Module):
     registered with torch.export.
     """
 
-    def __init__(self, model: nn.Module, call_spec: CallSpec) -> None:
+    def __init__(
+        self, model: nn.Module, call_spec: CallSpec, equal: Sequence[tuple[AxisOf, AxisOf]] = ()
+    ) -> None:
         super().__init__()
         self.model = model
         self.call_spec = call_spec
+        self.equal = tuple(equal)
         self.returned = _Returned()
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Tensors in the order of ``call_spec.names`` -> tensors in that of the output's names."""
+        for (left, axis), (right, other) in self.equal:
+            torch._check(  # type: ignore[no-untyped-call]
+                tensors[left].size(axis) == tensors[right].size(other)
+            )
         args, kwargs = self.call_spec.unflatten(tensors)
         self.returned.spec, found = OutputSpec.from_value(self.model(*args, **kwargs))
         return tuple(found)
@@ -83,13 +91,15 @@ class Tracer:
         return flat.returned.spec, list(found)
 
     def trace(
-        self, tensors: Sequence[torch.Tensor], axes: Sequence[dict[int, Any]] | None = None
+        self, tensors: Sequence[torch.Tensor], axes: Sequence[dict[int, Any]] | None = None,
+        equal: Sequence[tuple[AxisOf, AxisOf]] = (),
     ) -> CapturedGraph:
         """Capture at these tensors, ``axes[i]`` telling which axes of tensor i are free.
 
+        The axes of each pair in ``equal`` have one size and so one symbol.
         CaptureError, or one of its kinds, where torch.export or functionalisation fails.
         """
-        flat = FlatModel(eval_copy(self.model), self.call_spec)
+        flat = FlatModel(eval_copy(self.model), self.call_spec, equal)
         before = snapshot(flat.model)
         program = self._export(flat, tensors, axes)
         if not flat.returned.spec.names:

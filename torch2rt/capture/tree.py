@@ -9,8 +9,8 @@ A tree is made from one value (`flatten`), takes the tensors out of others of th
 
 Containers: list, tuple, dict, OrderedDict, defaultdict, named tuples, the results of torch ops
 such as torch.max, dataclasses (so also the ModelOutput classes of transformers), and every class
-registered with ``torch.utils._pytree.register_pytree_node``. Classes are kept by name, see
-`classes.ClassName`.
+registered with ``torch.utils._pytree.register_pytree_node``. The key-value caches of transformers
+are taken attribute by attribute. Classes are kept by name, see `classes.ClassName`.
 """
 
 from __future__ import annotations
@@ -62,6 +62,9 @@ LEAF: Final = Leaf()
 _DICTS: Final[dict[str, type]] = {
     "dict": dict, "OrderedDict": OrderedDict, "defaultdict": defaultdict
 }
+# Classes that hold data and run no code when an instance comes or goes: safe to put together
+# from an engine file, attribute by attribute.
+_DATA_MODULES: Final = ("transformers.cache_utils",)
 _REMEDY = (
     "Use tensors, numbers, strings, None, lists, tuples, dicts, named tuples or dataclasses, or "
     "register the class with torch.utils._pytree.register_pytree_node"
@@ -119,6 +122,8 @@ def _shape_of(value: Any) -> Container | None:
     if is_dataclass(kind):
         names = tuple(field.name for field in fields(kind))
         return Container("dataclass", names, (), ClassName.of(kind))
+    if kind.__module__ in _DATA_MODULES:
+        return Container("object", tuple(vars(value)), (), ClassName.of(kind))
     if kind in torch_pytree.SUPPORTED_NODES:
         children, context = torch_pytree.SUPPORTED_NODES[kind].flatten_fn(value)
         keys = tuple(range(len(children)))
@@ -132,6 +137,8 @@ def _items(value: Any, shape: Container) -> list[Any]:
             return [value[key] for key in shape.keys]
         case "dataclass":
             return [getattr(value, name) for name in shape.keys]
+        case "object":
+            return [vars(value)[name] for name in shape.keys]
         case "registered":
             return list(torch_pytree.SUPPORTED_NODES[type(value)].flatten_fn(value)[0])
     return list(value)
@@ -222,6 +229,10 @@ def _build_container(tree: Container, items: list[Any]) -> Any:
             return cls(items)
         case "dataclass" if is_dataclass(cls):
             return _build_dataclass(cls, dict(zip(tree.keys, items, strict=True)))
+        case "object" if cls.__module__ in _DATA_MODULES:
+            built = cls.__new__(cls)
+            vars(built).update(zip(tree.keys, items, strict=True))
+            return built
         case "registered" if cls in torch_pytree.SUPPORTED_NODES:
             return torch_pytree.SUPPORTED_NODES[cls].unflatten_fn(items, tree.context)
     raise PytreeError(
