@@ -55,18 +55,28 @@ class PrimitiveStep:
 
 @dataclass(frozen=True, slots=True)
 class ArrayOperand:
-    """A row-major tensor of a numpy step."""
+    """A row-major tensor of a numpy step, seen through ``view`` if there is one."""
 
     place: Place
     spec: TensorSpec
+    view: Callable[[Array], Array] | None = None
+
+    def at(self, address: int) -> Array:
+        """The array, or its view, with the operand's place at an address."""
+        array = array_at(address, self.spec)
+        return array if self.view is None else self.view(array)
 
 
 @dataclass(frozen=True, slots=True)
 class NumpyStep:
-    """``function(*arrays)``; it writes into some of them and returns nothing."""
+    """``function(*arrays)``; it writes into some of them and returns nothing.
+
+    ``may_overflow``: it computes, so that numpy's floating-point warnings must be silenced.
+    """
 
     function: Callable[..., None]
     operands: tuple[ArrayOperand | Array, ...]
+    may_overflow: bool = True
 
 
 Step: TypeAlias = "PrimitiveStep | NumpyStep"
@@ -110,7 +120,8 @@ class _Binder:
 
     def bind(self, step: Step, scratchpad_offset_bytes: int) -> Call:
         if isinstance(step, NumpyStep):
-            return NumpyCall(step, self).run, ()
+            call = NumpyCall(step, self)
+            return (call.run_silenced if step.may_overflow else call.run), ()
         memories = {arg: self._memory(source) for arg, source in step.operands.items()}
         scratchpad = step.primitive.desc.scratchpad
         if scratchpad is not None and scratchpad.size_bytes:
@@ -156,15 +167,19 @@ class NumpyCall:
             if not isinstance(operand, ArrayOperand):
                 self._arrays.append(operand)
                 continue
-            self._arrays.append(array_at(binder.address(operand.place), operand.spec))
+            self._arrays.append(operand.at(binder.address(operand.place)))
             buffer = binder.buffer(operand.place)
             if buffer is not None:
                 buffer.on_move(partial(self._place, position, operand))
 
     def _place(self, position: int, operand: ArrayOperand, address: int) -> None:
-        self._arrays[position] = array_at(address + operand.place.offset_bytes, operand.spec)
+        self._arrays[position] = operand.at(address + operand.place.offset_bytes)
 
     def run(self) -> None:
+        """Call the function."""
+        self._function(*self._arrays)
+
+    def run_silenced(self) -> None:
         """Call the function. Floating-point exceptions give inf and nan silently, as in torch."""
         with np.errstate(all="ignore"):
             self._function(*self._arrays)
@@ -221,9 +236,15 @@ class StepBuilder:
         """One f32 number that broadcasts into ``rank`` axes."""
         desc = MemoryDesc.plain((1,) * max(rank, 1), onednn.DataType.f32)
         array = np.full(desc.dims, value, np.float32)
-        packed = self.weights.packed(("scalar", repr(value), rank), lambda: onednn.pack(array, desc))
+        return self.literal(("scalar", repr(value), rank), array, desc)
+
+    def literal(self, key: tuple[Any, ...], array: Array, desc: MemoryDesc) -> Memory:
+        """Numbers that are no constant of the network, in ``desc``; ``key`` names them."""
+        packed = self.weights.packed(
+            ("literal", *key, *desc_key(desc, self.spec)), lambda: onednn.pack(array, desc)
+        )
         if not isinstance(packed, Memory):
-            raise TypeError(f"packed scalar {value} is a {type(packed).__name__}")
+            raise TypeError(f"packed literal {key} is a {type(packed).__name__}")
         return packed
 
     def output(self, index: int = 0, desc: MemoryDesc | None = None) -> Operand:
@@ -282,6 +303,10 @@ class StepBuilder:
     def call(self, function: Callable[..., None], *operands: ArrayOperand | Array) -> None:
         """Add one numpy step."""
         self.steps.append(NumpyStep(function, operands))
+
+    def copy(self, target: ArrayOperand, source: ArrayOperand | Array) -> None:
+        """Add a numpy copy between arrays of one dtype; the source broadcasts."""
+        self.steps.append(NumpyStep(np.copyto, (target, source), may_overflow=False))
 
     def finish(self) -> StepsPrepared:
         """The prepared tactic."""

@@ -7,7 +7,6 @@ from typing import ClassVar
 from torch2rt.backends.cpu.steps import ArrayOperand, StepBuilder
 from torch2rt.backends.spec import LayerSpec, TensorSpec
 from torch2rt.backends.tactic import Prepared, Refusal, Tactic, Weights
-from torch2rt.network.dtype import Array
 
 
 class ReshapeCopy(Tactic):
@@ -29,9 +28,6 @@ class ReshapeCopy(Tactic):
             source = ArrayOperand(source.place, flat)
         else:
             source = source.reshape(flat.shape)
-        builder.call(_copy, ArrayOperand(builder.array_output().place, flat), source)
+        builder.copy(ArrayOperand(builder.array_output().place, flat), source)
         return builder.finish()
 
-
-def _copy(out: Array, source: Array) -> None:
-    out[...] = source
