@@ -10,6 +10,7 @@ dynamic batch, runs the network through the reference executor and compares it w
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Collection
 from types import SimpleNamespace
 from typing import Any
@@ -73,8 +74,10 @@ def lower_model(model: Model, *inputs: torch.Tensor, dynamic: bool = False) -> L
     """Export and lower a model whose graph needs no functionalisation."""
     module = as_module(model)
     shapes: Any = _dynamic_shapes(inputs) if dynamic else None
-    if dynamic and isinstance(module, _FunctionModule):
-        shapes = (shapes,)  # its forward has one parameter, *inputs
+    parameters = list(inspect.signature(module.forward).parameters.values())
+    if dynamic and parameters[-1].kind is inspect.Parameter.VAR_POSITIONAL:
+        named = len(parameters) - 1  # *inputs counts as one parameter that is a tuple
+        shapes = (*shapes[:named], shapes[named:])
     exported = torch.export.export(module, inputs, dynamic_shapes=shapes, strict=False)
     return lower(captured_graph(exported))  # type: ignore[arg-type]
 
