@@ -21,6 +21,8 @@ from torch2rt.network.dtype import Array
 from torch2rt.network.layer import Layer
 from torch2rt.network.tensor import Tensor
 
+_LARGEST_COPY_BYTES = 16 << 20
+
 Contraction = Convolution | Deconvolution | Matmul
 
 
@@ -30,6 +32,16 @@ def weight_of(layer: Layer) -> Tensor | None:
         return None
     weight = layer.main_inputs[1]
     return weight if weight.is_constant and weight.dtype.is_float else None
+
+
+def is_costly_to_copy(weight: Tensor, layer: Layer) -> bool:
+    """Whether changing the weight for one layer would keep a large second copy of it.
+
+    Example: an embedding table that the last layer of a language model reads too.
+    """
+    assert weight.data is not None
+    is_shared = any(user is not layer for user in weight.users)
+    return is_shared and weight.data.nbytes > _LARGEST_COPY_BYTES
 
 
 def channel_axis(layer: Layer) -> int:

@@ -19,6 +19,7 @@ from torch2rt.fusions.contraction import (
     bias_of_shifted_input,
     channel_axis,
     input_channels,
+    is_costly_to_copy,
     per_channel,
     weight_of,
     with_scaled_inputs,
@@ -83,6 +84,9 @@ class ScaleBeforeContraction(Fusion[ScaledInput]):
             return Reject("the matmul reads its input transposed", name)
         if _factors(match) is None:
             return Reject("the factors are not one finite number per input channel", name)
+        weight = layer.inputs[1]
+        if is_costly_to_copy(weight, layer):
+            return Reject(f"{weight.name} is large and others read it", name)
         if np.any(match.shift != 0) and not _can_shift(layer):
             return Reject("a shift does not pass through padding", name)
         return None

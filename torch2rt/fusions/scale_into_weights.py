@@ -16,6 +16,7 @@ from torch2rt import expression as ex
 from torch2rt.fusions.base import Fusion
 from torch2rt.fusions.contraction import (
     channel_axis,
+    is_costly_to_copy,
     output_channels,
     per_channel,
     weight_of,
@@ -47,7 +48,8 @@ class ScaleIntoWeights(Fusion[ScaledResult]):
     After:  convolution(%x, @w'[k,c,3,3], @t[k,1,1]) epilogue relu(add(i0,i1))
     Fires when the epilogue reads ``i0`` only times one constant that varies along the channels
     only. Computed in float64, stored in the weight's dtype; a weight that others read is copied.
-    Refuses when the factor varies along another axis or is not finite.
+    Refuses when the factor varies along another axis or is not finite, or when a large weight
+    would have to be copied.
     """
 
     name: ClassVar[str] = "scale_into_weights"
@@ -80,6 +82,9 @@ class ScaleIntoWeights(Fusion[ScaledResult]):
                           match.layer.name)
         if not np.isfinite(match.scale).all():
             return Reject("the factor is not finite", match.layer.name)
+        weight = match.layer.main_inputs[1]
+        if is_costly_to_copy(weight, match.layer):
+            return Reject(f"{weight.name} is large and others read it", match.layer.name)
         return None
 
     def rewrite(self, network: Network, match: ScaledResult) -> Layer:
