@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from torch2rt.engine import container
 from torch2rt.engine.file import EngineFile, from_bytes, to_bytes
 from torch2rt.errors import EngineFileError
 from torch2rt.network.dtype import DType
@@ -125,7 +126,7 @@ def test_swapped_blocks_are_found() -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"{", b"PK\x03\x04" + bytes(200), b"\x80\x04\x95" + b"." * 200, bytes(4096), b"\xff" * 99],
+    [b"", b"{", b"PK\x03\x04" + bytes(200), b"\x80\x04" + b"." * 200, bytes(4096), b"\xff" * 99],
 )
 def test_other_kinds_of_files(data: bytes) -> None:
     refused(data, "not an engine, but some other kind of file. Give the path")
@@ -245,6 +246,15 @@ def test_a_header_of_half_a_surrogate_or_of_no_utf8() -> None:
 @pytest.mark.parametrize("length", [0, 1, 40, 2**31, 2**62, 2**63, 2**64 - 1])
 def test_hostile_header_lengths(length: int) -> None:
     refused(length.to_bytes(8, "little") + DATA[8:], "header")
+
+
+def test_a_header_over_the_limit_is_neither_read_nor_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(container, "MAX_HEADER_BYTES", 200)
+    refused(DATA, "the header takes")
+    with pytest.raises(EngineFileError, match=r"the header takes .* bytes, over 200"):
+        to_bytes(SMALL)
 
 
 def test_nothing_large_is_allocated_for_a_small_file() -> None:

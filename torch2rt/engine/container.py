@@ -207,7 +207,7 @@ def _header_end(data: memoryview) -> int:
     (length,) = _LENGTH.unpack_from(data)
     end = _LENGTH.size + int(length)
     if end > len(data) or length > MAX_HEADER_BYTES:
-        raise damaged(f"truncated: the header takes {length} bytes, the file has {len(data)}")
+        raise damaged(f"the header takes {length} bytes, which is too many: truncated")
     crc_end = _CRC_AT + len(_NO_CRC)
     crc = zlib.crc32(data[crc_end:end], zlib.crc32(_NO_CRC, zlib.crc32(data[:_CRC_AT])))
     # Compared as text: "A" is one flipped bit away from "a" and means the same number.

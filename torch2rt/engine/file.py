@@ -185,7 +185,7 @@ def _aligned(data: bytes) -> memoryview:
     """The bytes where tensors of the file are as aligned as in a mapped one: copied if need be."""
     source = np.frombuffer(data, np.uint8)
     if not source.size or _address(source) % ALIGNMENT_BYTES == 0:
-        return memoryview(data).toreadonly()
+        return memoryview(data)
     room = np.empty(source.size + ALIGNMENT_BYTES, np.uint8)
     start = -_address(room) % ALIGNMENT_BYTES
     copy = room[start:start + source.size]
