@@ -24,6 +24,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--peers-only", action="store_true")
+    parser.add_argument("--realtime", action="store_true")
     parser.add_argument("--quiet", action="store_true")
     default = HERE / "results" / f"cpu_{date.today().isoformat()}.csv"
     parser.add_argument("--output", type=Path, default=default)
@@ -37,6 +38,7 @@ def main() -> int:
             threads=args.threads,
             ours=not args.peers_only,
             output_csv=args.output,
+            realtime=args.realtime,
             progress=not args.quiet,
         )
         sys.stdout.write(result.table() + "\n")

@@ -12,6 +12,7 @@ from torch2rt.bench.csv_file import write_result
 from torch2rt.bench.errors import BenchModelError
 from torch2rt.bench.machine import machine_card
 from torch2rt.bench.options import BenchOptions
+from torch2rt.bench.priority import check_realtime
 from torch2rt.bench.result import BenchResult
 from torch2rt.bench.run import Run
 from torch2rt.bench.source import ModelSource, save_model
@@ -38,19 +39,18 @@ def bench(
     name: str | None = None,
     progress: bool = True,
     float64_reference: bool = False,
+    realtime: bool = False,
     seed: int = 0,
 ) -> BenchResult:
     """Measure torch2rt (unless ``ours`` is False) and the contenders in ``vs`` on one model.
 
     ``model`` is a module with the ``inputs`` of one call (a tensor, a tuple, or a mapping of
-    keyword arguments), or the name of a factory without arguments that returns both:
-    ``package.module:factory`` or ``path/to/file.py:factory``. ``vs`` holds "eager", "compile",
-    "onnxruntime", "openvino" or the ``module:Class`` of a `Contender` of your own.
-
-    Every contender is built in a process of its own with ``threads`` threads, checked against
-    eager fp32 (or float64), and only then timed, in ``rounds`` interleaved rounds per precision.
-    One that is missing, cannot run the model, or is wrong is a row that says so. Rows go to
-    ``output_csv``, with a .json beside it.
+    keyword arguments), or names a factory that returns both: ``package.module:factory`` or
+    ``path/to/file.py:factory``. ``vs`` holds names of `PEERS` or ``module:Class`` of a
+    `Contender` of your own. Each is built in a process of its own with ``threads`` threads,
+    checked against eager fp32 (or float64), and then timed in ``rounds`` interleaved rounds per
+    precision; one that is missing, cannot run the model, or is wrong is a row that says so.
+    Rows also go to ``output_csv``. ``realtime`` (root only) keeps a busy machine's noise out.
 
     Raises:
         BenchModelError: the model cannot be had from what was given.
@@ -59,19 +59,32 @@ def bench(
         ConfigError: an option cannot be used.
     """
     options = BenchOptions(
-        tuple(precision), device, threads, rounds, warmup, use_float64=float64_reference, seed=seed
+        tuple(precision), device, threads, rounds, warmup, float64_reference, realtime, seed
     )
     names = ((OURS,) if ours else ()) + tuple(n for n in dict.fromkeys(vs) if n != OURS)
-    contenders = {contender: load_contender(contender) for contender in names}
-    card = machine_card()
-    with tempfile.TemporaryDirectory(prefix="torch2rt-bench-") as folder:
-        source, title = _source(model, inputs, Path(folder), seed)
-        run = Run(source, name or title, contenders, options, Path(folder), progress)
-        run.measure()
-    result = BenchResult(tuple(run.rows), card, run.rounds_ms)
+    result = _measure(model, inputs, names, options, name, progress)
     if output_csv is not None:
         write_result(result, Path(output_csv))
     return result
+
+
+def _measure(
+    model: nn.Module | str,
+    inputs: object,
+    names: Sequence[str],
+    options: BenchOptions,
+    name: str | None,
+    progress: bool,
+) -> BenchResult:
+    if options.realtime:
+        check_realtime()
+    contenders = {contender: load_contender(contender) for contender in names}
+    card = machine_card()
+    with tempfile.TemporaryDirectory(prefix="torch2rt-bench-") as folder:
+        source, title = _source(model, inputs, Path(folder), options.seed)
+        run = Run(source, name or title, contenders, options, Path(folder), progress)
+        run.measure()
+    return BenchResult(tuple(run.rows), card, run.rounds_ms)
 
 
 def _source(

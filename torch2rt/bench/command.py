@@ -34,6 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--float64", action="store_true", help="check against the model in float64")
     parser.add_argument("--peers-only", action="store_true", help=f"measure without {OURS} itself")
+    parser.add_argument(
+        "--realtime", action="store_true", help="turns before all else on the machine (root only)"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
 
 
@@ -55,6 +58,7 @@ def main(args: argparse.Namespace) -> int:
             name=name,
             progress=not args.quiet,
             float64_reference=args.float64,
+            realtime=args.realtime,
             seed=args.seed,
         )
     except (Torch2rtError, OSError) as error:

@@ -30,7 +30,8 @@ class BenchOptions:
     A *turn* is ``turn_s`` seconds of calls of one contender, at least ``min_calls``, after
     ``warm_s`` seconds of warm-up calls. A *round* gives every contender one turn, in shuffled
     order, each after ``settle_s`` of silence in which the threads of the one before go to sleep.
-    The first ``warmup`` rounds are not counted.
+    The first ``warmup`` rounds are not counted. With ``realtime``, turns run before everything
+    else on the machine, which takes root's rights and keeps a busy machine's noise out.
     """
 
     precision: tuple[str, ...] = ("fp32",)
@@ -38,14 +39,15 @@ class BenchOptions:
     threads: int = 2
     rounds: int = 20
     warmup: int = 2
+    use_float64: bool = False
+    realtime: bool = False
+    seed: int = 0
     turn_s: float = 0.15
     min_calls: int = 3
     warm_s: float = 0.03
     settle_s: float = 0.01
     build_timeout_s: float = 900.0
     turn_timeout_s: float = 120.0
-    use_float64: bool = False
-    seed: int = 0
 
     def __post_init__(self) -> None:
         if not self.precision:

@@ -68,11 +68,15 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """Run for ``seconds`` and at least ``min_calls`` calls, after ``warm_s`` of warm-up."""
+    """Run for ``seconds`` and at least ``min_calls`` calls, after ``warm_s`` of warm-up.
+
+    With ``realtime``, before all other threads of the machine.
+    """
 
     seconds: float
     min_calls: int
     warm_s: float
+    realtime: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,7 +110,7 @@ def build_entrant(entrant: Entrant, order: Build, options: BenchOptions) -> None
 def take_turn(entrant: Entrant, options: BenchOptions) -> TurnDone | None:
     """One turn of one entrant, after a silence."""
     time.sleep(options.settle_s)
-    order = Turn(options.turn_s, options.min_calls, options.warm_s)
+    order = Turn(options.turn_s, options.min_calls, options.warm_s, options.realtime)
     answer = ask(entrant, order, options.turn_timeout_s)
     return answer if isinstance(answer, TurnDone) else None
 

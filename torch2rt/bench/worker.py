@@ -22,6 +22,7 @@ from torch2rt.bench.contenders.adapter import cast_loaded
 from torch2rt.bench.contenders.base import BuildRequest
 from torch2rt.bench.errors import BenchModelError
 from torch2rt.bench.machine import library_version
+from torch2rt.bench.priority import realtime_turn
 from torch2rt.bench.protocol import (
     Build,
     Built,
@@ -72,7 +73,9 @@ def _serve_turns(connection: Connection, call: Callable[[], object]) -> None:
     cpu_s = time.process_time()
     while isinstance(order := receive(connection), Turn):
         idle_cpu_s = time.process_time() - cpu_s
-        send(connection, run_turn(call, order, idle_cpu_s))
+        with realtime_turn(order.realtime):
+            done = run_turn(call, order, idle_cpu_s)
+        send(connection, done)
         cpu_s = time.process_time()
 
 
