@@ -66,7 +66,7 @@ def test_ceil_mode_with_padding_that_counts_falls_back() -> None:
     assert "padding that counts" in lowered.fallbacks[0].reason
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     size=st.integers(1, 12), kernel=st.integers(1, 4), stride=st.integers(1, 4),
     padding=st.integers(0, 2), dilation=st.integers(1, 2), is_ceil=st.booleans(),

@@ -41,7 +41,7 @@ def states_of(network: nn.RNNBase) -> list[torch.Tensor]:
 @pytest.mark.parametrize("name", CASES)
 def test_rule_matches_eager(name: str) -> None:
     network = CASES[name]
-    check_rule(WithState(network), torch.randn(2, 5, 3), *states_of(network), dynamic=False)
+    check_rule(WithState(network), torch.randn(2, 5, 3), *states_of(network))
 
 
 @pytest.mark.parametrize("name", ["lstm", "gru"])
