@@ -26,6 +26,7 @@ class _Value:
     parent: tuple[Key, int] | None = None
     first: int | None = None
     last: int = -1
+    reads: list[int] = field(default_factory=list)
 
 
 @dataclass
@@ -45,8 +46,10 @@ class StoragePlan:
         value.last = max(value.last, step)
 
     def read(self, key: Key, step: int) -> None:
-        """The value is read by this step."""
-        self.values[key].last = max(self.values[key].last, step)
+        """The value is read by this step; once per input that it is."""
+        value = self.values[key]
+        value.reads.append(step)
+        value.last = max(value.last, step)
 
     def root(self, key: Key) -> tuple[Key, int]:
         """The outermost value it lies in, and its offset there in bytes."""
@@ -88,21 +91,34 @@ class StoragePlan:
         return None
 
     def overwrite(self, result: Key, operand: Key, step: int) -> bool:
-        """Let ``result`` take over the memory of ``operand`` at ``step``, if nobody minds."""
+        """Let ``result`` take over the memory of ``operand`` at ``step``, if nobody minds.
+
+        The step itself minds if it reads that memory through a second input too, such as x in
+        conv(x) + x or x - x[:1]: it would read there what it has just written.
+        """
         value, source = self.values[result], self.values[operand]
         root_key, _ = self.root(operand)
         if value.parent is not None or source.parent is not None or root_key != operand:
             return False
         if value.place != "arena" or source.place != "arena":
             return False
-        if value.size_bytes != source.size_bytes or self.last_read(operand) > step:
+        if value.size_bytes != source.size_bytes:
+            return False
+        if self._last_use(operand) > step or self._read_count(operand, step) > 1:
             return False
         value.parent = (operand, 0)
         return True
 
-    def last_read(self, root: Key) -> int:
+    def _last_use(self, root: Key) -> int:
         """The last step that touches anything inside a root."""
-        return max(v.last for k, v in self.values.items() if self.root(k)[0] == root)
+        return max(value.last for value in self._inside(root))
+
+    def _read_count(self, root: Key, step: int) -> int:
+        """How many inputs of a step lie inside a root."""
+        return sum(value.reads.count(step) for value in self._inside(root))
+
+    def _inside(self, root: Key) -> list[_Value]:
+        return [value for key, value in self.values.items() if self.root(key)[0] == root]
 
     def finish(self, workspaces: Sequence[int]) -> FinishedStorage:
         """Offsets for all values and for the workspace (in bytes) of each step."""
