@@ -1,6 +1,7 @@
 """Indexed elements replaced or added to."""
 
 import torch
+import torch.nn.functional as F
 from layer_testing import check_rule, lower_model
 from torch import Tensor
 
@@ -19,6 +20,20 @@ def test_by_positions() -> None:
             x.index_copy(1, COLUMNS + 1, x[:, :2]), x.index_add(1, ROWS, x[:, 1:3]),
         ),
         torch.randn(3, 4),
+    )
+
+
+def test_columns_back_to_images() -> None:
+    check_rule(
+        lambda x: (F.fold(x, (6, 8), 2, stride=2), F.fold(x, (4, 5), 2)),
+        torch.randn(3, 8, 12),
+    )
+    check_rule(
+        lambda x: (
+            F.fold(x[:, :, :12], (7, 6), (3, 2), padding=1, stride=2, dilation=(1, 2)),
+            F.fold(x, (6, 6), 3, padding=1),
+        ),
+        torch.randn(3, 18, 36), dynamic=False,
     )
 
 

@@ -29,7 +29,8 @@ def test_splits() -> None:
     check_rule(
         lambda x: (
             *x.split(2, 1), *x.split([1, 3, 1], 1), *x.chunk(3, 1), *x.chunk(3, -1),
-            *x.tensor_split(4, 1), *x.tensor_split([1, 4], 1), *x.unbind(1), *x.hsplit([2]), *x.vsplit([1]),
+            *x.tensor_split(4, 1), *x.tensor_split([1, 4], 1), *x.unbind(1), *x.hsplit([2]),
+            *x.vsplit([1]),
             *torch.split_with_sizes(x, [2, 4], 2), *torch.unsafe_chunk(x, 2, 2),
         ),
         torch.randn(4, 5, 6),

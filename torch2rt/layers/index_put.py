@@ -6,10 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from torch2rt.layers.fill import filled
 from torch2rt.layers.index import index_expression, split_indices
+from torch2rt.layers.pad import pad_axes
 from torch2rt.layers.pointwise_rules import select
 from torch2rt.layers.rules import Unsupported, rule
-from torch2rt.layers.shapes import normalize_axis
+from torch2rt.layers.shapes import expand_values, normalize_axis, window_size
+from torch2rt.lazy_torch import torch
+from torch2rt.network.dim import is_static
 from torch2rt.network.dtype import DType
 from torch2rt.network.layer import LayerKind
 from torch2rt.network.tensor import Tensor, TensorType
@@ -42,13 +46,9 @@ class IndexPut(LayerKind):
     def reference(self, inputs: Sequence[TorchTensor]) -> tuple[TorchTensor, ...]:
         """torch.index_put."""
         x, values, *indices = inputs
-        result = x.clone()
-        where = index_expression(self.axes, indices)
-        if self.accumulate:
-            everything = [w if not isinstance(w, slice) else None for w in where]
-            result.index_put_(everything, values, accumulate=True)
-        else:
-            result[where] = values
+        brackets = index_expression(self.axes, indices)
+        where = [None if isinstance(index, slice) else index for index in brackets]
+        result: TorchTensor = torch.ops.aten.index_put(x, where, values, self.accumulate)
         return (result,)
 
     def flops(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> int:
@@ -100,3 +100,38 @@ def _put_slices(
     axis = normalize_axis(dim, x.rank)
     vector = lowering.reshape(index, (-1,))
     return lowering.add(IndexPut((axis,), accumulate), x, source, vector)
+
+
+@rule("aten.col2im.default")
+def lower_col2im(
+    lowering: Lowering, input: Tensor, output_size: Sequence[int], kernel_size: Sequence[int],
+    dilation: Sequence[int], padding: Sequence[int], stride: Sequence[int],
+) -> Tensor:
+    """Columns of every window added up where windows overlap: the inverse of im2col.
+
+    [..., c*kh*kw, oh*ow] -> [..., c, kh*kw*oh*ow], added to zeros [..., c, h*w] by position.
+    """
+    image = lowering.output_type.shape
+    if not is_static(*output_size):
+        raise Unsupported("windows over a symbolic size")
+    sizes, pads = expand_values(output_size, 2), expand_values(padding, 2)
+    padded = [size + 2 * pad for size, pad in zip(sizes, pads, strict=True)]
+    kernel, gaps = expand_values(kernel_size, 2), expand_values(dilation, 2)
+    rows, columns = (
+        _positions(padded[i], kernel[i], gaps[i], expand_values(stride, 2)[i]) for i in (0, 1)
+    )
+    # [kh, 1, oh, 1] and [1, kw, 1, ow]: the order of the columns' elements
+    places = rows[:, None, :, None] * padded[1] + columns[None, :, None, :]
+    flat = lowering.reshape(input, (*image[:-2], -1))
+    base = filled(lowering, (*image[:-2], padded[0] * padded[1]), 0, input.dtype)
+    index = lowering.constant("col2im.positions", places.reshape(-1))
+    total = lowering.add(IndexPut((flat.rank - 1,), accumulate=True), base, flat, index)
+    whole = lowering.reshape(total, (*image[:-2], *padded))
+    return pad_axes(lowering, whole, (-pads[1], -pads[1], -pads[0], -pads[0]), "constant", 0)
+
+
+def _positions(size: int, kernel: int, gap: int, step: int) -> TorchTensor:
+    """Where every tap of every window lies on an axis: [kernel, windows]."""
+    count = window_size(size, kernel, step, 0, gap)
+    assert isinstance(count, int)
+    return torch.arange(kernel)[:, None] * gap + torch.arange(count) * step

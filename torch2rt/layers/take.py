@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from torch2rt.layers.pad import pad_axes
 from torch2rt.layers.rules import Unsupported, rule
 from torch2rt.layers.shapes import expand_values, normalize_axis, window_size
 from torch2rt.layers.transpose import transpose
@@ -97,8 +98,6 @@ def lower_im2col(
     kernel, pads = expand_values(kernel_size, 2), expand_values(padding, 2)
     steps, gaps = expand_values(stride, 2), expand_values(dilation, 2)
     if any(pads):
-        from torch2rt.layers.pad import pad_axes
-
         counts = (pads[1], pads[1], pads[0], pads[0])
         input = pad_axes(lowering, input, counts, "constant", 0)
     first = input.rank - 2

@@ -116,7 +116,7 @@ def symbol(name: str) -> SymbolicDim:
 
 
 def floordiv(left: Dim, right: Dim) -> Dim:
-    """left // right, exact where every coefficient divides."""
+    """Left // right, exact where every coefficient divides."""
     if isinstance(left, int) and isinstance(right, int):
         return left // right
     if left == right:
@@ -229,7 +229,9 @@ def _from_ast(tree: ast.expr, text: str) -> Dim:
         case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
             return _OPERATORS[type(op)](_from_ast(left, text), _from_ast(right, text))
         case ast.Call(func=ast.Name(id=name), args=[left, right], keywords=[]) if name in _CALLS:
-            return call(name, _from_ast(left, text), _from_ast(right, text))
+            divisor = _from_ast(right, text)
+            if divisor != 0 or name not in ("floordiv", "mod"):
+                return call(name, _from_ast(left, text), divisor)
     raise ValueError(f"not a dim: {text[:80]!r}")
 
 
