@@ -37,6 +37,8 @@ class SpelledNorm:
 class FuseLayerNorm(Fusion[SpelledNorm]):
     """Recognise (x - mean(x)) * rsqrt(mean((x - mean(x))**2) + eps), and x * rsqrt(...) alone.
 
+    A division by the square root is the same.
+
     Before: %m = reduce(%x) mean   %d = pointwise(%x, %m) sub(i0,i1)   %s = pointwise(%d) square(i0)
             %r = reduce(%s) mean, epilogue rsqrt(add(i0,eps))
             %y = pointwise(%d, %r, @w, @b) add(mul(mul(i0,i1),i2),i3)
@@ -55,11 +57,11 @@ class FuseLayerNorm(Fusion[SpelledNorm]):
             return None
         for node in ex.walk(layer.kind.expression):
             match node:
-                case ex.Apply("mul", (ex.Input(a), ex.Input(b))):
+                case ex.Apply("mul" | "div", (ex.Input(a), ex.Input(b))):
                     tensors = layer.inputs
-                    found = _norm(layer, node, tensors[a], tensors[b]) or _norm(
-                        layer, node, tensors[b], tensors[a]
-                    )
+                    found = _norm(layer, node, tensors[a], tensors[b])
+                    if found is None and node.op == "mul":
+                        found = _norm(layer, node, tensors[b], tensors[a])
                     if found is not None:
                         return found
         return None
@@ -93,12 +95,12 @@ class FuseLayerNorm(Fusion[SpelledNorm]):
         return norm
 
 
-def _norm(last: Layer, node: ex.Expression, value: Tensor, root: Tensor) -> SpelledNorm | None:
+def _norm(last: Layer, node: ex.Apply, value: Tensor, root: Tensor) -> SpelledNorm | None:
     """The pattern with ``value`` normalised by ``root``, or None."""
     reduction = root.producer
     if reduction is None or not _is_mean(reduction):
         return None
-    eps = _eps(reduction.epilogue)
+    eps = _eps(reduction.epilogue, "rsqrt" if node.op == "mul" else "sqrt")
     squares = reduction.inputs[0].producer
     if eps is None or squares is None or not isinstance(squares.kind, Pointwise):
         return None
@@ -138,9 +140,10 @@ def _is_mean(layer: Layer) -> bool:
     return kind.axes == tuple(range(rank - len(kind.axes), rank))
 
 
-def _eps(epilogue: ex.Expression | None) -> float | None:
+def _eps(epilogue: ex.Expression | None, root: str) -> float | None:
+    """The number under the root of a mean of squares."""
     match epilogue:
-        case ex.Apply("rsqrt", (ex.Apply("add", (ex.Input(0), ex.Constant(eps))),)):
+        case ex.Apply(op, (ex.Apply("add", (ex.Input(0), ex.Constant(eps))),)) if op == root:
             return float(eps)
     return None
 

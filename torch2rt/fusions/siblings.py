@@ -68,7 +68,7 @@ def merge(network: Network, match: Siblings, weight: Array) -> Layer:
     """One layer with the stacked ``weight``, and a slice of its channels for each of the old."""
     first = match.layers[0]
     axis = channel_axis(first)
-    name = "+".join(layer.name for layer in match.layers)
+    name = "-".join(layer.name for layer in match.layers)
     operands = []
     for index in range(len(first.epilogue_inputs)):
         parts = [stacked_values(layer) or [] for layer in match.layers]

@@ -1,0 +1,140 @@
+"""Epilogues: what becomes part of the layer before, and what does not."""
+
+import pytest
+from fusion_testing import check_fires, check_refused, convolution, pointwise
+
+from torch2rt.fusions.epilogue import FuseEpilogue
+
+CONV = convolution("a", "%x, @w", "float32[2,4,5,5]", padding=1)
+HEAD = "input %x: float32[2,3,5,5]\nconstant @w: float32[4,3,3,3]\n"
+
+
+def test_bias_residual_and_activation() -> None:
+    source = (
+        HEAD + "input %r: float32[2,4,5,5]\nconstant @bias: float32[4,1,1]\n" + CONV
+        + pointwise("b", "%a, @bias", "add(i0,i1)", "float32[2,4,5,5]")
+        + pointwise("c", "%r, %b", "add(i0,i1)", "float32[2,4,5,5]")
+        + pointwise("d", "%c", "relu(i0)", "float32[2,4,5,5]")
+        + "output y = %d\n"
+    )
+    network = check_fires(FuseEpilogue(), source, kinds=["convolution"])
+    (layer,) = network.layers
+    assert layer.name == "a"
+    assert layer.epilogue is not None
+    assert layer.epilogue.text == "relu(add(i1,add(i0,i2)))"
+    assert [tensor.name for tensor in layer.epilogue_inputs] == ["r", "bias"]
+
+
+def test_of_two_convolutions_the_later_one_takes_the_sum() -> None:
+    source = (
+        HEAD + CONV + CONV.replace("%a", "%b")
+        + pointwise("c", "%b, %a", "relu(add(i0,i1))", "float32[2,4,5,5]") + "output y = %c\n"
+    )
+    network = check_fires(FuseEpilogue(), source, kinds=["convolution", "convolution"])
+    first, second = network.layers
+    assert (first.name, second.name) == ("a", "b")
+    assert second.epilogue_inputs == (first.output,)
+
+
+def test_both_convolutions_take_their_own_activation_before_the_sum() -> None:
+    source = (
+        HEAD + CONV + pointwise("ra", "%a", "relu(i0)", "float32[2,4,5,5]")
+        + CONV.replace("%a", "%b") + pointwise("rb", "%b", "sigmoid(i0)", "float32[2,4,5,5]")
+        + pointwise("c", "%ra, %rb", "mul(i0,i1)", "float32[2,4,5,5]") + "output y = %c\n"
+    )
+    network = check_fires(FuseEpilogue(), source, kinds=["convolution", "convolution"])
+    assert [str(layer.epilogue.text) for layer in network.layers if layer.epilogue] == [
+        "relu(i0)", "mul(i1,sigmoid(i0))",
+    ]
+
+
+def test_an_operand_read_twice() -> None:
+    source = (
+        HEAD + CONV + pointwise("b", "%a", "mul(i0,sigmoid(i0))", "float32[2,4,5,5]")
+        + "output y = %b\n"
+    )
+    check_fires(FuseEpilogue(), source, kinds=["convolution"], lines=["mul(i0,sigmoid(i0))"])
+
+
+def test_matmul_pool_and_reduce() -> None:
+    source = (
+        "input %x: float32[2,8]\nconstant @w: float32[4,8]\nconstant @bias: float32[4]\n"
+        '%a = matmul(%x, @w) {"transpose_b":true} -> float32[2,4]\n'
+        + pointwise("b", "%a, @bias", "gelu(add(i0,i1))", "float32[2,4]")
+        + '%c = reduce(%b) {"mode":"mean","axes":[1],"keepdim":true} -> float32[2,1]\n'
+        + pointwise("d", "%c", "rsqrt(add(square(i0),1.0))", "float32[2,1]") + "output y = %d\n"
+    )
+    check_fires(FuseEpilogue(), source, kinds=["matmul", "reduce"])
+
+
+def test_symbolic_batch() -> None:
+    source = (
+        "symbol s0 in 1..9\ninput %x: float32[s0,8]\nconstant @w: float32[4,8]\n"
+        '%a = matmul(%x, @w) {"transpose_b":true} -> float32[s0,4]\n'
+        + pointwise("b", "%a", "relu(i0)", "float32[s0,4]") + "output y = %b\n"
+    )
+    check_fires(FuseEpilogue(), source, kinds=["matmul"])
+
+
+def test_another_dtype_is_the_dtype_of_the_result() -> None:
+    source = HEAD + CONV + pointwise(
+        "b", "%a", "relu(i0)", "float16[2,4,5,5]"
+    ) + "output y = %b\n"
+    network = check_fires(FuseEpilogue(), source, kinds=["convolution"])
+    assert network.layers[0].output.dtype.value == "float16"
+
+
+@pytest.mark.parametrize(
+    ("tail", "reason"),
+    [
+        (pointwise("b", "%a", "relu(i0)", "float32[2,4,5,5]") + "output y = %b\noutput z = %a\n",
+         "network output"),
+        (pointwise("b", "%a", "relu(i0)", "float32[2,4,5,5]")
+         + pointwise("c", "%a", "exp(i0)", "float32[2,4,5,5]")
+         + "output y = %b\noutput z = %c\n", "2 readers"),
+        (pointwise("b", "%a, %big", "add(i0,i1)", "float32[3,2,4,5,5]") + "output y = %b\n",
+         "broadcast"),
+        (pointwise("b", "%a", "gt(i0,0.0)", "bool[2,4,5,5]") + "output y = %b\n", "bool"),
+    ],
+)
+def test_refusals(tail: str, reason: str) -> None:
+    source = HEAD + "input %big: float32[3,2,4,5,5]\n" + CONV + tail
+    check_refused(FuseEpilogue(), source, reason=reason)
+
+
+def test_an_epilogue_does_not_grow_without_bound() -> None:
+    expression = "i0"
+    for _ in range(70):
+        expression = f"exp({expression})"
+    source = HEAD + CONV + pointwise("b", "%a", expression, "float32[2,4,5,5]") + "output y = %b\n"
+    check_refused(FuseEpilogue(), source, reason="terms")
+
+
+def test_too_many_operands() -> None:
+    names = [f"r{index}" for index in range(9)]
+    expression = "i0"
+    for index in range(9):
+        expression = f"add({expression},i{index + 1})"
+    source = (
+        HEAD + "".join(f"input %{name}: float32[2,4,5,5]\n" for name in names) + CONV
+        + pointwise("b", ", ".join(["%a", *(f"%{n}" for n in names)]), expression,
+                    "float32[2,4,5,5]") + "output y = %b\n"
+    )
+    check_refused(FuseEpilogue(), source, reason="read 9 tensors")
+
+
+def test_layers_without_epilogue_do_not_match() -> None:
+    source = (
+        'input %x: float32[2,6]\n%a = reshape(%x) {"shape":[3,4]} -> float32[3,4]\n'
+        + pointwise("b", "%a", "relu(i0)", "float32[3,4]") + "output y = %b\n"
+    )
+    check_refused(FuseEpilogue(), source, reason="")
+
+
+def test_an_integer_cast_inside_is_kept() -> None:
+    source = (
+        HEAD + CONV + pointwise("b", "%a", "mul(i0,4.0)", "int8[2,4,5,5]")
+        + pointwise("c", "%b", "mul(i0,0.25)", "float32[2,4,5,5]") + "output y = %c\n"
+    )
+    network = check_fires(FuseEpilogue(), source)
+    assert [layer.kind.name for layer in network.layers] == ["convolution", "pointwise"]
