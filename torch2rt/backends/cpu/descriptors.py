@@ -24,7 +24,7 @@ MAX_RANK = 6  # oneDNN's own limit is 12, but its fast kernels stop at 5 or 6
 
 
 def data_type(dtype: DType) -> DataType | None:
-    """oneDNN's element type, None where it has none."""
+    """OneDNN's element type, None where it has none."""
     return _DATA_TYPES.get(dtype)
 
 

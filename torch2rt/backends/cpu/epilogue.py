@@ -28,7 +28,7 @@ from torch2rt.backends.cpu.onednn import (
     Sum,
     post_op_arg,
 )
-from torch2rt.backends.cpu.post_ops import Chain, Links
+from torch2rt.backends.cpu.post_ops import Links
 from torch2rt.backends.cpu.steps import Operand, Source, StepBuilder
 from torch2rt.backends.spec import LayerSpec, Layout, LayoutChoice
 from torch2rt.backends.tactic import Refusal, Unprepared

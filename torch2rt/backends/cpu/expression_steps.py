@@ -9,19 +9,18 @@ from dataclasses import dataclass, field, replace
 
 from torch2rt import expression as ex
 from torch2rt.backends.cpu import onednn
+from torch2rt.backends.cpu.numpy_steps import store_by_numpy
 from torch2rt.backends.cpu.onednn import (
     Algorithm,
     Arg,
     Attributes,
     Binary,
-    DataType,
     Eltwise,
     MemoryDesc,
     PostOp,
     PrimitiveDesc,
     post_op_arg,
 )
-from torch2rt.backends.cpu.numpy_steps import store_by_numpy
 from torch2rt.backends.cpu.post_ops import Chain, Link, Links, chain_to
 from torch2rt.backends.cpu.steps import Source, StepBuilder
 from torch2rt.backends.tactic import Refusal, Unprepared
@@ -134,7 +133,7 @@ class ExpressionSteps:
     def _store_chain(self, chain: Chain, target: Source) -> None:
         source = self.operand(chain.start)
         links = chain.links
-        is_copy = not links or links[0].operand is None and self._differs(source, target)
+        is_copy = not links or (links[0].operand is None and self._differs(source, target))
         if is_copy:
             # Element-wise primitives do not convert; multiplying by one does, and keeps NaN.
             links = (_TIMES_ONE, *links)

@@ -1,6 +1,5 @@
 """Pooling and reductions against the reference."""
 
-import math
 
 import pytest
 import torch

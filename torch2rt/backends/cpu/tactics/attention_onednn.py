@@ -216,7 +216,7 @@ class _Mask:
 
 
 def element_of(dtype: DType) -> DataType:
-    """oneDNN's type of a low-precision float."""
+    """OneDNN's type of a low-precision float."""
     return DataType.bf16 if dtype is DType.BFLOAT16 else DataType.f16
 
 

@@ -74,7 +74,7 @@ class DirectConvolution(Tactic):
 
 
 def weight_dims(spec: LayerSpec) -> tuple[int, ...]:
-    """oneDNN's dims of the weights: [groups,] k, c, kernel."""
+    """OneDNN's dims of the weights: [groups,] k, c, kernel."""
     shape = spec.inputs[1].shape
     groups = _kind(spec).groups
     return shape if groups == 1 else (groups, shape[0] // groups, *shape[1:])
@@ -92,7 +92,7 @@ def convolution_desc(
     spec: LayerSpec, src: MemoryDesc, weights: MemoryDesc, bias: MemoryDesc | None,
     dst: MemoryDesc, attributes: Attributes,
 ) -> PrimitiveDesc:
-    """oneDNN's favourite implementation of a convolution layer."""
+    """OneDNN's favourite implementation of a convolution layer."""
     kind = _kind(spec)
     return onednn.convolution(
         src, weights, bias, dst, strides=kind.stride, padding_l=kind.padding_before,

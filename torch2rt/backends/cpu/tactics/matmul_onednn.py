@@ -142,7 +142,7 @@ def matmul_kind(spec: LayerSpec) -> Matmul:
 
 
 def element_type(spec: LayerSpec) -> DataType:
-    """oneDNN's type of the first input."""
+    """Type of the first input as oneDNN names it."""
     element = data_type(spec.inputs[0].dtype)
     if element is None:
         raise Unprepared(f"oneDNN has no {spec.inputs[0].dtype.value}")
@@ -150,7 +150,7 @@ def element_type(spec: LayerSpec) -> DataType:
 
 
 def data_type_of_output(spec: LayerSpec) -> DataType:
-    """oneDNN's type of the output."""
+    """Type of the output as oneDNN names it."""
     element = data_type(spec.outputs[0].dtype)
     if element is None:
         raise Unprepared(f"oneDNN has no {spec.outputs[0].dtype.value}")
