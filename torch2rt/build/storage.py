@@ -94,7 +94,8 @@ class StoragePlan:
         """Let ``result`` take over the memory of ``operand`` at ``step``, if nobody minds.
 
         The step itself minds if it reads that memory through a second input too, such as x in
-        conv(x) + x or x - x[:1]: it would read there what it has just written.
+        conv(x) + x or x - x[:1] (it would read there what it has just written), or if it has
+        put another result there.
         """
         value, source = self.values[result], self.values[operand]
         root_key, _ = self.root(operand)
@@ -105,6 +106,8 @@ class StoragePlan:
         if value.size_bytes != source.size_bytes:
             return False
         if self._last_use(operand) > step or self._read_count(operand, step) > 1:
+            return False
+        if any(v.first is not None and v.first >= step for v in self._inside(operand)):
             return False
         value.parent = (operand, 0)
         return True
