@@ -21,6 +21,7 @@ from torch2rt.layers.registry import import_all_kinds
 from torch2rt.layers.reshape import Reshape
 from torch2rt.layers.rules import Unsupported, find_rule
 from torch2rt.layers.shapes import promote
+from torch2rt.layers.symbolic_number_rules import lower_number
 from torch2rt.network.dim import Dim
 from torch2rt.network.dtype import DType
 from torch2rt.network.layer import LayerKind, Origin
@@ -211,8 +212,20 @@ class Lowering:
             self.values[node] = self.value_of(sequence)[index]
         elif isinstance(node.meta.get("val"), torch.SymInt | int):
             self.values[node] = dim_from_torch(node.meta["val"])
+        elif isinstance(node.meta.get("val"), torch.SymFloat):
+            self._lower_symbolic_number(node)
         elif isinstance(node.target, torch._ops.OpOverload) and node.meta.get("val") is not None:
             self._lower_op(node, node.target)  # assertions have no value and need no layer
+
+    def _lower_symbolic_number(self, node: fx.Node) -> None:
+        assert callable(node.target)
+        try:
+            operands = [self.value_of(argument) for argument in node.args]
+            self.values[node] = lower_number(self, node.target, operands)
+        except Unsupported as error:
+            raise LoweringError(
+                op=node.name, where=str(self.origin), reason=str(error)
+            ) from error
 
     def _lower_op(self, node: fx.Node, overload: torch._ops.OpOverload) -> None:
         name = overload_name(overload)
@@ -257,6 +270,11 @@ class Lowering:
             case fx.Node():
                 if argument in self.state:
                     return self._state_constant(argument)
+                if argument not in self.values:
+                    raise LoweringError(
+                        op=argument.name, where=str(self.origin),
+                        reason="it computes a number from sizes in a way that is not known",
+                    )
                 return self.values[argument]
             case torch.dtype():
                 return dtype_from_torch(argument)

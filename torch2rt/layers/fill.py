@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from torch2rt.layers.expand import expand_to
 from torch2rt.layers.rules import Unsupported, rule
 from torch2rt.lazy_torch import torch
 from torch2rt.network.dim import Dim, SymbolicDim, is_static, product
@@ -82,8 +83,13 @@ def lower_ones(lowering: Lowering, **named: object) -> Tensor:
 
 
 @rule("aten.full.default", "aten.full_like.default", "aten.new_full.default")
-def lower_full(lowering: Lowering, fill_value: Dim | float | bool, **named: object) -> Tensor:
+def lower_full(
+    lowering: Lowering, fill_value: Tensor | Dim | float | bool, **named: object
+) -> Tensor:
     """One value in the node's shape."""
+    if isinstance(fill_value, Tensor):  # a number computed from sizes
+        type = lowering.output_type
+        return expand_to(lowering, lowering.cast(fill_value, type.dtype), type.shape)
     return _fill_node(lowering, fill_value)
 
 
