@@ -42,7 +42,8 @@ def test_deconvolution_with_groups() -> None:
 def test_matmul(flag: str, batch: str) -> None:
     weight = "5,4" if flag == "true" else "4,5"
     source = (
-        f"input %x: float32[2,3,4]\nconstant @w: float32[{batch}{weight}]\nconstant @s: float32[5]\n"
+        f"input %x: float32[2,3,4]\nconstant @w: float32[{batch}{weight}]\n"
+        "constant @s: float32[5]\n"
         f'%y = matmul(%x, @w, @s) {{"transpose_b":{flag}}} epilogue mul(i0,i1) -> float32[2,3,5]\n'
         "output y = %y\n"
     )

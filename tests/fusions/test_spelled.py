@@ -7,6 +7,7 @@ from layer_testing import lower_model
 from torch import nn
 
 from torch2rt.backends.reference.executor import run_network
+from torch2rt.fusions.affine_into_norm import AffineIntoNorm
 from torch2rt.fusions.attention import FuseAttention
 from torch2rt.fusions.layer_norm import FuseLayerNorm
 from torch2rt.passes.pipeline import optimize
@@ -100,6 +101,41 @@ def test_rms_norm() -> None:
 )
 def test_layer_norm_refused(source: str, reason: str) -> None:
     check_refused(FuseLayerNorm(), source, reason=reason)
+
+
+NORM = (
+    "input %x: float32[2,3,4]\nconstant @w: float32[4]\nconstant @b: float32[1,1,4]\n"
+    "constant @row: float32[3,1]\n"
+    '%n = layer_norm(%x) {"axis_count":1,"eps":0.1} -> float32[2,3,4]\n'
+)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "expression"),
+    [
+        ("%n, @w, @b", "add(mul(i0,i1),i2)"),
+        ("%n, @b", "mul(i0,i1)"),
+        ("%n, @b", "add(i0,i1)"),
+        ("%n", "mul(i0,2.0)"),
+    ],
+)
+def test_affine_into_norm(inputs: str, expression: str) -> None:
+    source = NORM + pointwise("y", inputs, expression, "float32[2,3,4]") + "output y = %y\n"
+    check_fires(AffineIntoNorm(), source, kinds=["layer_norm"])
+
+
+@pytest.mark.parametrize(
+    ("inputs", "type", "tail", "reason"),
+    [
+        ("%n, @row", "float32[2,3,4]", "", "normalised axes"),
+        ("%n, @w", "float32[2,3,4]", "output z = %n\n", "other readers"),
+        ("%n, @w", "float16[2,3,4]", "", "becomes float16"),
+        ("%n, %x", "float32[2,3,4]", "", ""),
+    ],
+)
+def test_affine_into_norm_refused(inputs: str, type: str, tail: str, reason: str) -> None:
+    source = NORM + pointwise("y", inputs, "mul(i0,i1)", type) + "output y = %y\n" + tail
+    check_refused(AffineIntoNorm(), source, reason=reason)
 
 
 class SpelledTransformer(nn.Module):

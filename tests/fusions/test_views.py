@@ -131,7 +131,8 @@ FIRES: list[tuple[Fusion[object], str, list[str]]] = [
      '%a = attention(%q, %k, %v, %e) {"scale":0.5,"has_mask":true} -> float32[2,3,6]\n'
      "output y = %a\n", ["attention"]),
     (MergeSlices(),
-     cut("a", "x", "0,1", "2,4", "float32[2,4]") + cut("b", "a", "1,0", "1,2", "float32[1,2]", "1,2")
+     cut("a", "x", "0,1", "2,4", "float32[2,4]")
+     + cut("b", "a", "1,0", "1,2", "float32[1,2]", "1,2")
      + "output y = %b\n", ["slice"]),
     (FlattenConcat(),
      concat("a", "%x, %y", "float32[2,9]") + concat("b", "%z, %a, %z", "float32[2,11]")

@@ -14,6 +14,7 @@ from typing import ClassVar
 import numpy as np
 
 from torch2rt import expression as ex
+from torch2rt.fusions.affine import affine_of
 from torch2rt.fusions.base import Fusion
 from torch2rt.fusions.contraction import (
     bias_of_shifted_input,
@@ -24,7 +25,7 @@ from torch2rt.fusions.contraction import (
     weight_of,
     with_scaled_inputs,
 )
-from torch2rt.fusions.rewrite import add_constant, changed_constant, replace_layer, values_of
+from torch2rt.fusions.rewrite import add_constant, changed_constant, replace_layer
 from torch2rt.layers.convolution import Convolution
 from torch2rt.layers.matmul import Matmul
 from torch2rt.layers.pointwise import Pointwise
@@ -67,8 +68,10 @@ class ScaleBeforeContraction(Fusion[ScaledInput]):
         pointwise = layer.inputs[0].producer
         if pointwise is None or not isinstance(pointwise.kind, Pointwise):
             return None
-        affine = _affine(pointwise)
-        return None if affine is None else ScaledInput(pointwise, layer, *affine)
+        affine = affine_of(pointwise)
+        if affine is None:
+            return None
+        return ScaledInput(pointwise, layer, affine.x, affine.scale, affine.shift)
 
     def check(self, network: Network, match: ScaledInput) -> Reject | None:
         """One reader, one type, one number per channel."""
@@ -113,35 +116,6 @@ class ScaleBeforeContraction(Fusion[ScaledInput]):
             absorbed=(match.pointwise,),
             epilogue=None if epilogue == ex.Input(0) else epilogue,
         )
-
-
-def _affine(pointwise: Layer) -> tuple[Tensor, Array, Array] | None:
-    """(x, scale, shift) of ``x * scale``, ``x + shift`` or ``x * scale + shift``."""
-    assert isinstance(pointwise.kind, Pointwise)
-
-    def constant(node: ex.Expression) -> Array | None:
-        match node:
-            case ex.Constant(value):
-                return np.asarray(value, np.float64)
-            case ex.Input(index):
-                tensor = pointwise.inputs[index]
-                is_known = tensor.is_constant and tensor.dtype.is_float
-                return values_of(tensor) if is_known else None
-        return None
-
-    node = pointwise.kind.expression
-    scale: Array | None = np.ones(())
-    shift: Array | None = np.zeros(())
-    match node:
-        case ex.Apply("add", (inner, term)):
-            node, shift = inner, constant(term)
-    match node:
-        case ex.Apply("mul", (inner, term)):
-            node, scale = inner, constant(term)
-    if not isinstance(node, ex.Input) or scale is None or shift is None:
-        return None
-    x = pointwise.inputs[node.index]
-    return None if x.is_constant or node == pointwise.kind.expression else (x, scale, shift)
 
 
 def _factors(match: ScaledInput) -> tuple[Array, Array] | None:
