@@ -119,7 +119,7 @@ def _truncdiv(x: Any, y: Any) -> Any:
 
 
 def _functional(name: str, *fixed: Any, **named: Any) -> TorchOp:
-    return lambda x, *rest: getattr(torch.nn.functional, name)(x, *rest, *fixed, **named)
+    return lambda x, *rest: getattr(torch.nn.functional, name)(_tensor(x), *rest, *fixed, **named)
 
 
 def _binary(name: str) -> TorchOp:
@@ -148,7 +148,14 @@ def _np_elu(x: Any, alpha: Any) -> Any:
     return np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0)))
 
 
+def _clamp(x: Any, low: Any, high: Any) -> Any:
+    x = _tensor(x)
+    bounds = (_like(bound, x).to(x.dtype) for bound in (low, high))
+    return torch.minimum(torch.maximum(x, next(bounds)), next(bounds))
+
+
 def _elu(x: Any, alpha: Any) -> Any:
+    x = _tensor(x)
     return torch.where(x > 0, x, alpha * torch.expm1(x.clamp(max=0)))
 
 
@@ -199,11 +206,7 @@ OPS: dict[str, PointwiseOp] = {
     ),
     "elu": PointwiseOp(2, _elu, _np_elu),
     "clamp": PointwiseOp(
-        3,
-        lambda x, low, high: torch.minimum(
-            torch.maximum(x, _like(low, x).to(x.dtype)), _like(high, x).to(x.dtype)
-        ),
-        lambda x, low, high: np.minimum(np.maximum(x, low), high),
+        3, _clamp, lambda x, low, high: np.minimum(np.maximum(x, low), high)
     ),
 }
 
