@@ -83,6 +83,11 @@ class Measure:
             self.on_progress(1)
         return sorted(options, key=lambda option: (option.time_us, option.tactic.name))
 
+    def failed(self, option: Option, reason: str) -> None:
+        """Remember that an option cannot be prepared after all."""
+        logger.debug("%s for %s: %s", option.tactic.name, option.spec.name, reason)
+        self.cache.put(self.device, option.tactic.name, option.spec.signature, math.inf)
+
     def _views(self, tactic: Tactic, spec: LayerSpec) -> tuple[View, ...]:
         if not tactic.name.endswith(f".{VIEW}"):
             return ()

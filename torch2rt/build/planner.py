@@ -9,12 +9,13 @@ from typing import NamedTuple
 import numpy as np
 
 from torch2rt.backends.spec import LayerSpec, Layout, TensorSpec, canonical_layout
-from torch2rt.backends.tactic import Prepared
+from torch2rt.backends.tactic import Prepared, Unprepared
 from torch2rt.build.measure import Measure, Option
 from torch2rt.build.select import Costs, cheapest
 from torch2rt.build.storage import StoragePlan
 from torch2rt.engine.plan import REFORMAT, Plan, PlanStep, PlanTensor
 from torch2rt.engine.specs import layer_spec, tensor_spec
+from torch2rt.errors import NoTacticError
 from torch2rt.layers.reformat import Reformat
 from torch2rt.network.layer import Layer
 from torch2rt.network.network import Network
@@ -209,7 +210,9 @@ class _Planner:
             if action.option.views and not self._place_views(storage, action):
                 self._strike_out(action)
                 return None
-        prepared = [None if a.option.views else self.prepare(a.option) for a in actions]
+        prepared = self._prepare_all(actions)
+        if prepared is None:
+            return None
         for step, (action, state) in enumerate(zip(actions, prepared, strict=True)):
             if state is not None:
                 self._overwrite(storage, action, state, step)
@@ -250,14 +253,45 @@ class _Planner:
             for view in action.option.views
         )
 
+    def _prepare_all(self, actions: list[Action]) -> list[Prepared | None] | None:
+        """Code for every action that is no view; None after striking out one that has none.
+
+        Only an option that was never measured can fail here.
+        """
+        prepared: list[Prepared | None] = []
+        for action in actions:
+            try:
+                prepared.append(None if action.option.views else self.prepare(action.option))
+            except Unprepared as error:
+                self.measure.failed(action.option, str(error))
+                if action.layer:
+                    self._strike_out(action)
+                self.reformats.clear()
+                return None
+        return prepared
+
     def _strike_out(self, action: Action) -> None:
-        """Drop a view option whose tensors cannot share memory; the layer copies instead."""
-        index = next(i for i, layer in enumerate(self.layers) if layer.name == action.layer)
-        rest = [
-            option for option in self.all_options[action.layer] if option is not action.option
-        ]
-        self.all_options[action.layer] = rest
-        self.options[index] = _best_per_choice(rest)
+        """Drop an option, for this layer and those like it.
+
+        A view goes whose tensors cannot share memory, and a tactic that cannot be prepared.
+        """
+        struck = action.option
+        for index, layer in enumerate(self.layers):
+            rest = [
+                option
+                for option in self.all_options[layer.name]
+                if option is not struck
+                and (struck.views or not _is_same(option, struck))
+            ]
+            if len(rest) == len(self.all_options[layer.name]):
+                continue
+            if not rest:
+                raise NoTacticError(
+                    backend=self.measure.backend.name, layer=layer.name, kind=layer.kind.name,
+                    where=layer.where, reasons=f"  {struck.tactic.name} cannot be prepared",
+                )
+            self.all_options[layer.name] = rest
+            self.options[index] = _best_per_choice(rest)
 
     @staticmethod
     def _overwrite(storage: StoragePlan, action: Action, state: Prepared, step: int) -> None:
@@ -309,6 +343,10 @@ class _Planner:
             if others:
                 result[action.layer] = tuple(others[:2])
         return result
+
+
+def _is_same(left: Option, right: Option) -> bool:
+    return left.tactic is right.tactic and left.spec.signature == right.spec.signature
 
 
 def _best_per_choice(options: list[Option]) -> list[Option]:
