@@ -31,6 +31,7 @@ def mobilenet_v2() -> tuple[nn.Module, Inputs]:
 
 def bert_base() -> tuple[nn.Module, Inputs]:
     """BERT-base, sequence 128, no padding: token ids and the mask as a user passes them."""
+    import torchvision_shim  # noqa: F401  (transformers imports torchvision where it finds it)
     from transformers import BertConfig, BertModel
 
     config = BertConfig()

@@ -10,7 +10,12 @@ from pathlib import Path
 from tqdm import tqdm
 
 from torch2rt.bench.contenders import Contender, refusal
-from torch2rt.bench.errors import BenchModelError, ReferenceRunError
+from torch2rt.bench.errors import (
+    BenchModelError,
+    ReferenceRunError,
+    WorkerDiedError,
+    WorkerTimeoutError,
+)
 from torch2rt.bench.options import BenchOptions
 from torch2rt.bench.process import WorkerProcess
 from torch2rt.bench.protocol import Build, MakeReference, ReferenceMade, Refused
@@ -67,6 +72,8 @@ class Run:
         )
         try:
             answer = worker.ask(order, options.build_timeout_s)
+        except (WorkerDiedError, WorkerTimeoutError) as error:
+            raise ReferenceRunError(reason=str(error)) from error
         finally:
             worker.close()
         if isinstance(answer, Refused) and answer.status == NO_MODEL:

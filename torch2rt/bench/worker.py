@@ -146,5 +146,5 @@ def _warm_up(call: Callable[[], object], warm_s: float) -> int:
 
 
 def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:300]}"
+    text = " ".join(str(error).split())[:300].rstrip(".")
+    return f"{type(error).__name__}: {text}"
