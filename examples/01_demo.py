@@ -1,6 +1,6 @@
 """Converts the real ImageNet MobileNetV2, checks it on photos, times it, runs the saved file.
 
-    make demo        (or: python examples/01_demo.py)
+make demo        (or: python examples/01_demo.py)
 """
 
 from __future__ import annotations

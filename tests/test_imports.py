@@ -29,7 +29,7 @@ def run_time_files():
         yield from place.rglob("*.py") if place.is_dir() else [place]
 
 
-@pytest.mark.parametrize("path", list(run_time_files()), ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", list(run_time_files()), ids=lambda p: str(p.relative_to(ROOT)))
 def test_run_time_does_not_import_the_builder(path):
     found = [
         name

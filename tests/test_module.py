@@ -214,7 +214,7 @@ def test_moving_it_is_refused_unless_nothing_changes(rt):
     with pytest.raises(DeviceError, match="built for another device"):
         rt.to("meta")
     if not torch.cuda.is_available():
-        with pytest.raises((DeviceError, RuntimeError, AssertionError), match="(?i)cuda"):
+        with pytest.raises((DeviceError, RuntimeError, AssertionError), match=r"(?i)cuda"):
             rt.to("cuda")
 
 
@@ -249,7 +249,7 @@ def test_nan_and_infinity_pass_through_as_in_torch(net, rt):
 
 
 def test_an_empty_batch_is_refused(rt):
-    with pytest.raises(InputError, match="input 'x': .*=0 is out of range"):
+    with pytest.raises(InputError, match=r"input 'x': .*=0 is out of range"):
         rt(torch.randn(0, 3, 8, 8))
 
 

@@ -99,8 +99,8 @@ def _convert(options: argparse.Namespace) -> int:
 
     loaded = ModelSource("factory", options.model).load()
     rt = convert(
-        loaded.model, (loaded.args, loaded.kwargs), precision=options.precision, threads=options.threads,
-        fallback=options.fallback, timing_cache=options.timing_cache,
+        loaded.model, (loaded.args, loaded.kwargs), precision=options.precision,
+        threads=options.threads, fallback=options.fallback, timing_cache=options.timing_cache,
         verify=not options.no_verify,
     )
     rt.save(options.output)

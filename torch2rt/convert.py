@@ -30,6 +30,7 @@ from torch2rt.passes.base import Log, run_passes
 from torch2rt.passes.lower_precision import LowerPrecision
 from torch2rt.passes.pipeline import optimize
 
+
 class ConvertOptions(TypedDict, total=False):
     """Options of `convert` that `swap` passes on."""
 

@@ -161,7 +161,7 @@ class Lowering:
     def reshape(self, tensor: Tensor, shape: Shape) -> Tensor:
         """The tensor under another shape (one size may be -1); constants reshape in place."""
         if tensor.data is not None and all(isinstance(dim, int) for dim in shape):
-            data = tensor.data.reshape(shape)
+            data = tensor.data.reshape([int(dim) for dim in shape])
             if data.shape == tensor.data.shape:
                 return tensor
             return self.network.add_constant(tensor.name, data, tensor.dtype)

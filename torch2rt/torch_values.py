@@ -24,7 +24,7 @@ def dtype_from_torch(dtype: torch.dtype) -> DType:
 
 
 def dtype_to_torch(dtype: DType) -> torch.dtype:
-    """torch's dtype of the same name."""
+    """Torch's dtype of the same name."""
     found: torch.dtype = getattr(torch, dtype.value)
     return found
 

@@ -46,8 +46,8 @@ def array_at(address: int, spec: TensorSpec) -> Array:
     """An array over memory that somebody else owns. Row-major specs only."""
     if spec.size_bytes == 0:
         return np.empty(spec.shape, spec.dtype.numpy)
-    raw = (ctypes.c_char * spec.size_bytes).from_address(address)
-    return np.frombuffer(raw, spec.dtype.numpy).reshape(spec.shape)
+    raw = memoryview((ctypes.c_char * spec.size_bytes).from_address(address))
+    return np.ndarray(spec.shape, spec.dtype.numpy, raw)
 
 
 def aligned_bytes(size: int, alignment: int = 64) -> Array:

@@ -318,10 +318,12 @@ class _Planner:
             if action.option.views:
                 continue
             choice = action.option.choice
+            inputs = zip(action.inputs, choice.inputs, strict=True)
+            outputs = zip(action.outputs, choice.outputs, strict=True)
             steps.append(PlanStep(
                 action.layer, action.option.tactic.name,
-                tuple(number(k, lay) for k, lay in zip(action.inputs, choice.inputs, strict=True)),
-                tuple(number(k, lay) for k, lay in zip(action.outputs, choice.outputs, strict=True)),
+                tuple(number(key, layout) for key, layout in inputs),
+                tuple(number(key, layout) for key, layout in outputs),
                 finished.workspace_offsets[step], round(action.option.time_us, 3),
             ))
         return Plan(

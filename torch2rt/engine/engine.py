@@ -1,7 +1,7 @@
 """The engine: network, weights and plans for a device. Runs without torch.
 
-    engine = Engine.load("model.engine")
-    outputs = engine.run({"x": array})
+engine = Engine.load("model.engine")
+outputs = engine.run({"x": array})
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch2rt.engine.context import Context, Executable
 from torch2rt.engine.plan import Plan
 from torch2rt.engine.weights import EngineWeights
 from torch2rt.errors import InputError
-from torch2rt.network.dim import SymbolicDim, is_symbol, substitute
+from torch2rt.network.dim import is_symbol, substitute
 from torch2rt.network.dtype import Array
 from torch2rt.network.network import Network
 from torch2rt.network.tensor import TensorType
@@ -147,7 +147,7 @@ class Engine:
         for binding, shape in zip(self.bindings.inputs, shapes, strict=True):
             if len(shape) == binding.type.rank:
                 for dim, size in zip(binding.type.shape, shape, strict=True):
-                    if isinstance(dim, SymbolicDim) and is_symbol(dim):
+                    if is_symbol(dim):
                         symbols.setdefault(str(dim), size)
         for binding, shape in zip(self.bindings.inputs, shapes, strict=True):
             self._check_shape(binding, shape, symbols)
@@ -310,7 +310,7 @@ def _to_numpy(binding: Binding, value: Any) -> Array:
 
 
 def _bits_view(value: Any) -> Any:
-    """torch's unsigned dtype of the same size, for a tensor numpy cannot hold."""
+    """Torch's unsigned dtype of the same size, for a tensor numpy cannot hold."""
     module = __import__(type(value).__module__.split(".")[0])
     return module.uint16 if value.itemsize == 2 else module.uint8
 

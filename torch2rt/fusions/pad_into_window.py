@@ -91,8 +91,8 @@ def _padded(pad: Layer, layer: Layer) -> Convolution | Pool:
     after = zip(layer.kind.padding_after, pad.kind.after[2:], strict=True)
     kind = dataclasses.replace(
         layer.kind,
-        padding_before=tuple(own + int(more) for own, more in before),  # type: ignore[arg-type]
-        padding_after=tuple(own + int(more) for own, more in after),  # type: ignore[arg-type]
+        padding_before=tuple(own + int(more) for own, more in before),
+        padding_after=tuple(own + int(more) for own, more in after),
     )
     if isinstance(kind, Pool) and kind.mode == "mean":
         return dataclasses.replace(kind, count_padding=True)

@@ -1,4 +1,4 @@
-"""What this machine offers: versions, devices, what is on, and the one line that turns on the rest."""
+"""What this machine offers: versions, devices, what is on, and how to turn on the rest."""
 
 from __future__ import annotations
 

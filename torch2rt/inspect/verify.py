@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-
 from typing import Any
 
 import torch
@@ -41,7 +40,8 @@ def verify_engine(
     worst = max(errors, key=lambda name: errors[name], default=None)
     if worst is None or errors[worst] <= limit:
         return errors
-    allowed = max(limit, _ALLOWED_OVER_EAGER * _eager_error(network, inputs, expected, names)[worst])
+    of_eager = _eager_error(network, inputs, expected, names)[worst]
+    allowed = max(limit, _ALLOWED_OVER_EAGER * of_eager)
     if errors[worst] <= allowed:
         return errors
     raise _failure(engine, inputs, what, worst, errors[worst], allowed)

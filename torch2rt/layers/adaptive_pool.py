@@ -53,7 +53,7 @@ class AdaptivePool(LayerKind):
 
     def flops(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> int:
         """One per input element, windows that overlap not counted twice."""
-        return int(inputs[0].element_count)  # type: ignore[arg-type]
+        return int(inputs[0].element_count)
 
 
 @rule("aten.adaptive_avg_pool1d.default", "aten.adaptive_avg_pool2d.default",

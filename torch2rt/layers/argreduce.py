@@ -51,7 +51,7 @@ class ArgReduce(LayerKind):
 
     def flops(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> int:
         """One per input element."""
-        return int(inputs[0].element_count)  # type: ignore[arg-type]
+        return int(inputs[0].element_count)
 
 
 @rule("aten.argmax.default")

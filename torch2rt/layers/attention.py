@@ -64,7 +64,7 @@ class Attention(LayerKind):
         """Two per multiply-add of the two products."""
         features = inputs[0].shape[-1] + inputs[2].shape[-1]
         scores = outputs[0].element_count // outputs[0].shape[-1] * inputs[1].shape[-2]
-        return 2 * int(scores * features)  # type: ignore[arg-type]
+        return 2 * int(scores * features)
 
 
 def _check_equal(left: object, right: object, what: str) -> None:

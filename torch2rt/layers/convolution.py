@@ -49,7 +49,7 @@ class Convolution(LayerKind):
         sizes = tuple(
             window_size(
                 x.shape[2 + axis],
-                int(w.shape[2 + axis]),  # type: ignore[arg-type]
+                int(w.shape[2 + axis]),
                 self.stride[axis],
                 self.padding_before[axis] + self.padding_after[axis],
                 self.dilation[axis],
@@ -59,7 +59,7 @@ class Convolution(LayerKind):
         return (TensorType((x.shape[0], w.shape[0], *sizes), x.dtype),)
 
     def reference(self, inputs: Sequence[TorchTensor]) -> tuple[TorchTensor, ...]:
-        """torch's convolution after explicit zero padding where it is not symmetric."""
+        """Torch's convolution after explicit zero padding where it is not symmetric."""
         x, w = inputs
         padding: tuple[int, ...] = self.padding_before
         if self.padding_before != self.padding_after:
@@ -75,8 +75,8 @@ class Convolution(LayerKind):
 
     def flops(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> int:
         """Two per multiply-add."""
-        taps = math.prod(int(size) for size in inputs[1].shape[1:])  # type: ignore[arg-type]
-        return 2 * int(outputs[0].element_count) * taps  # type: ignore[arg-type]
+        taps = math.prod(int(size) for size in inputs[1].shape[1:])
+        return 2 * int(outputs[0].element_count) * taps
 
 
 @rule("aten.conv1d.default", "aten.conv2d.default", "aten.conv3d.default")

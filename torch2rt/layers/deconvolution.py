@@ -67,7 +67,7 @@ class Deconvolution(LayerKind):
     def flops(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> int:
         """Two per multiply-add."""
         taps = product(inputs[1].shape[1:])
-        return 2 * int(inputs[0].element_count * taps)  # type: ignore[arg-type]
+        return 2 * int(inputs[0].element_count * taps)
 
 
 @rule("aten.conv_transpose1d.default", "aten.conv_transpose2d.input",

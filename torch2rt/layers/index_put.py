@@ -53,7 +53,7 @@ class IndexPut(LayerKind):
 
     def flops(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> int:
         """One per value where they add up."""
-        return int(inputs[1].element_count) if self.accumulate else 0  # type: ignore[arg-type]
+        return int(inputs[1].element_count) if self.accumulate else 0
 
 
 @rule("aten.index_put.default", "aten._unsafe_index_put.default")

@@ -61,7 +61,7 @@ class LayerNorm(LayerKind):
 
     def flops(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> int:
         """Eight per element: two passes of statistics, scale and shift."""
-        return 8 * int(inputs[0].element_count)  # type: ignore[arg-type]
+        return 8 * int(inputs[0].element_count)
 
 
 @rule("aten.layer_norm.default")

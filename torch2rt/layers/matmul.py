@@ -57,7 +57,7 @@ class Matmul(LayerKind):
     def flops(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> int:
         """Two per multiply-add."""
         _, k = _matrix(inputs[0].shape, self.transpose_a)
-        return 2 * int(outputs[0].element_count) * int(k)  # type: ignore[arg-type]
+        return 2 * int(outputs[0].element_count) * int(k)
 
 
 def _matrix(shape: Shape, is_transposed: bool) -> tuple[Dim, Dim]:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch2rt import expression as ex
 from torch2rt.layers.shapes import broadcast
-from torch2rt.lazy_torch import torch
 from torch2rt.network.dtype import DType
 from torch2rt.network.layer import LayerKind
 from torch2rt.network.tensor import TensorType
@@ -39,11 +38,11 @@ class Pointwise(LayerKind):
     def reference(self, inputs: Sequence[TorchTensor]) -> tuple[TorchTensor, ...]:
         """Through torch's own functions."""
         value = ex.evaluate_torch(self.expression, inputs)
-        shape = torch.broadcast_shapes(*(tensor.shape for tensor in inputs))
+        shape = [int(dim) for dim in broadcast(*(tuple(tensor.shape) for tensor in inputs))]
         device = inputs[0].device if inputs else None
-        return (value.to(device).expand(shape) if value.shape != shape else value,)
+        return (value.to(device).expand(shape) if list(value.shape) != shape else value,)
 
     def flops(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> int:
         """One operation per node of the expression and element."""
         operations = sum(isinstance(node, ex.Apply) for node in ex.walk(self.expression))
-        return operations * int(outputs[0].element_count)  # type: ignore[arg-type]
+        return operations * int(outputs[0].element_count)

@@ -82,7 +82,7 @@ class Pool(LayerKind):
 
     def flops(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> int:
         """One per window element."""
-        return int(outputs[0].element_count) * math.prod(self.kernel)  # type: ignore[arg-type]
+        return int(outputs[0].element_count) * math.prod(self.kernel)
 
 
 @rule("aten.max_pool1d.default", "aten.max_pool2d.default", "aten.max_pool3d.default")

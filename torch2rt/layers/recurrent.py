@@ -95,8 +95,8 @@ class Recurrent(LayerKind):
         x, *rest = inputs
         weights = [w for w in rest[self.state_count :] if w.rank == 2]
         steps = x.shape[0] * x.shape[1]
-        taps = sum(int(w.element_count) for w in weights)  # type: ignore[arg-type, misc]
-        return 2 * taps * int(steps)  # type: ignore[arg-type]
+        taps = sum(int(w.element_count) for w in weights)
+        return 2 * taps * int(steps)
 
 
 @rule("aten.lstm.input")

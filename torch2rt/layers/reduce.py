@@ -66,7 +66,7 @@ class Reduce(LayerKind):
 
     def flops(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> int:
         """One per input element."""
-        return int(inputs[0].element_count)  # type: ignore[arg-type]
+        return int(inputs[0].element_count)
 
 
 def reduced_shape(shape: Shape, axes: Sequence[int], keepdim: bool) -> Shape:

@@ -22,7 +22,7 @@ from torch2rt.network.dtype import DType
 from torch2rt.network.layer import LayerKind
 from torch2rt.network.tensor import TensorType
 
-Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
 _NOT_KINDS = {"registry", "rules", "shapes", "specialize"}
 _TENSOR_TYPE = re.compile(r"(\w+)\[(.*)\]")

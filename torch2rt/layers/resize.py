@@ -71,7 +71,7 @@ class Resize(LayerKind):
         """Two per tap: 2 taps an axis (linear), 4 (cubic), none (nearest)."""
         taps = {"nearest": 0, "linear": 2, "cubic": 4}[self.mode.split("_")[0]]
         per_element: int = 2 * taps ** len(self.sizes) if taps else 0
-        return per_element * int(outputs[0].element_count)  # type: ignore[arg-type]
+        return per_element * int(outputs[0].element_count)
 
 
 def _register() -> None:

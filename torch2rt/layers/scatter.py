@@ -60,7 +60,7 @@ class Scatter(LayerKind):
 
     def flops(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> int:
         """One per index where elements combine."""
-        return int(inputs[1].element_count) if self.mode != "set" else 0  # type: ignore[arg-type]
+        return int(inputs[1].element_count) if self.mode != "set" else 0
 
 
 @rule("aten.scatter.src")

@@ -45,7 +45,7 @@ class Softmax(LayerKind):
 
     def flops(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> int:
         """Five per element: maximum, difference, exponential, sum, quotient."""
-        return 5 * int(inputs[0].element_count)  # type: ignore[arg-type]
+        return 5 * int(inputs[0].element_count)
 
 
 @rule("aten.softmax.int", "aten._softmax.default")

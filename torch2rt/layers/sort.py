@@ -53,13 +53,13 @@ class Sort(LayerKind):
         (x,) = inputs
         if self.count is None:
             return tuple(torch.sort(x, stable=True, dim=self.axis, descending=self.is_descending))
-        count = int(self.count)  # type: ignore[arg-type]
+        count = int(self.count)
         return tuple(torch.topk(x, count, self.axis, self.is_descending, self.is_ordered))
 
     def flops(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> int:
         """One comparison per element and bit of the length."""
-        length = int(inputs[0].shape[self.axis])  # type: ignore[arg-type]
-        return int(inputs[0].element_count) * length.bit_length()  # type: ignore[arg-type]
+        length = int(inputs[0].shape[self.axis])
+        return int(inputs[0].element_count) * length.bit_length()
 
 
 @rule("aten.topk.default")

@@ -72,6 +72,9 @@ class SymbolicDim:
     def __hash__(self) -> int:
         return hash(self._text)
 
+    def __int__(self) -> int:
+        raise TypeError(f"size {self} has no value: its symbols are not bound")
+
     def __add__(self, other: Dim) -> Dim:
         return _normal([*self.terms, *_terms(other)])
 

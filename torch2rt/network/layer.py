@@ -64,7 +64,7 @@ class LayerKind(abc.ABC):
 
     def flops(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> int:
         """Floating-point operations at concrete shapes. Default: one per output element."""
-        return sum(int(output.element_count) for output in outputs)  # type: ignore[arg-type]
+        return sum(int(output.element_count) for output in outputs)
 
 
 class Layer:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 
 from torch2rt.layers.specialize import specialize_kind, specialize_type
-from torch2rt.network.dim import SymbolicDim, substitute, symbols_of
+from torch2rt.network.dim import is_symbol, substitute
 from torch2rt.network.layer import Layer, run_reference
 from torch2rt.network.network import Network
 from torch2rt.network.tensor import Tensor
@@ -67,7 +67,7 @@ def bind_symbols(network: Network, shapes: Mapping[str, tuple[int, ...]]) -> dic
     symbols: dict[str, int] = {}
     for name, tensor in network.inputs.items():
         for dim, size in zip(tensor.shape, shapes[name], strict=True):
-            if isinstance(dim, SymbolicDim) and len(symbols_of(dim)) == 1 and str(dim).isidentifier():
+            if is_symbol(dim):
                 symbols.setdefault(str(dim), size)
     for name, tensor in network.inputs.items():
         expected = tuple(substitute(dim, symbols) for dim in tensor.shape)
