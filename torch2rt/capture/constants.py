@@ -66,10 +66,13 @@ def constant_from_json(data: Json) -> object:
         return data
     if isinstance(data, dict) and len(data) == 1:
         ((kind, content),) = data.items()
-        if isinstance(content, str):
-            return _from_text(kind, content)
-        if isinstance(content, list):
-            return _from_list(kind, content)
+        try:
+            if isinstance(content, str):
+                return _from_text(kind, content)
+            if isinstance(content, list):
+                return _from_list(kind, content)
+        except (RuntimeError, TypeError, OverflowError) as error:
+            raise ValueError(f"not a constant: {data!r}") from error
     raise ValueError(f"not a constant: {data!r}")
 
 

@@ -49,11 +49,21 @@ _ASSERTIONS = frozenset({
 })
 # They copy, though their fake value shares memory with the argument.
 _COPIES = frozenset({_aten.lift_fresh_copy.default})
+# They return their argument under another name.
+_SAME_VALUE = frozenset({
+    _aten.detach.default, _aten.detach_.default, _aten.alias.default, _aten.lift_fresh.default,
+})
 # Outside of training they return their argument itself, though their fake value does not say so.
 _DROPOUTS = frozenset({
     _aten.dropout.default, _aten.feature_dropout.default, _aten.alpha_dropout.default,
     _aten.feature_alpha_dropout.default,
 })
+# Views that fail where strides do not allow them; strides are no part of a value.
+_FREE_OF_STRIDES: dict[Callable[..., Any], Callable[..., Any]] = {
+    _aten.view.default: _aten.reshape.default,
+    _aten.view_as.default: _aten.reshape_as.default,
+    _aten._unsafe_view.default: _aten.reshape.default,
+}
 # They update running statistics without saying so in their schema: position of the flag.
 _STATISTICS = {_aten.batch_norm.default: 5, _aten.instance_norm.default: 5}
 _KEPT_META = ("nn_module_stack", "stack_trace", "source_fn_stack", "custom", "seq_nr")
@@ -152,26 +162,24 @@ class Functionaliser:
     def emit(self, target: Callable[..., Any], *args: Any, **kwargs: Any) -> fx.Node:
         """Add a call, attributed to the captured node at hand, with its fake value."""
         assert self.current is not None
-        value, target = self._fake(target, args, kwargs)
+        target = _FREE_OF_STRIDES.get(target, target)
+        value = self._fake(target, args, kwargs)
         node = self.new.call_function(target, args, kwargs)
         node.meta = {key: self.current.meta[key] for key in _KEPT_META if key in self.current.meta}
         node.meta["val"] = value
         return node
 
-    def _fake(
-        self, target: Callable[..., Any], args: Any, kwargs: Any
-    ) -> tuple[Any, Callable[..., Any]]:
+    def _fake(self, target: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         values = fx.map_arg((args, kwargs), lambda node: node.meta["val"])
         if target is operator.getitem:
-            return values[0][0][args[1]], target
-        with self.fake_mode, torch.no_grad():
-            try:
-                return target(*values[0], **values[1]), target
-            except (RuntimeError, ValueError):
-                if target is not _aten.view.default:
-                    raise
-                # The values are those of the captured view; only the strides have changed.
-                return _aten.reshape.default(*values[0], **values[1]), _aten.reshape.default
+            return values[0][0][args[1]]
+        try:
+            with self.fake_mode, torch.no_grad():
+                return target(*values[0], **values[1])
+        except (RuntimeError, ValueError) as error:
+            assert self.current is not None
+            reason = f"{target} does not take its result ({str(error).splitlines()[0]})"
+            raise self._refusal(self.current, reason) from error
 
     def size(self, node: fx.Node, axis: int) -> int | fx.Node:
         """A size of a new node: a number, or the node that computes it."""
@@ -181,9 +189,10 @@ class Functionaliser:
     def _copy(self, node: fx.Node) -> fx.Node:
         """The captured node in the new graph; its fake value anew where an operand's changed."""
         copied = self.new.node_copy(node, self.read)
+        assert callable(copied.target)
+        copied.target = _FREE_OF_STRIDES.get(copied.target, copied.target)
         if not self.drifted.isdisjoint(copied.all_input_nodes) and not _has_unbacked(node):
-            assert callable(copied.target)
-            value, copied.target = self._fake(copied.target, copied.args, copied.kwargs)
+            value = self._fake(copied.target, copied.args, copied.kwargs)
             if not _same_geometry(value, copied.meta["val"]):
                 copied.meta["val"] = value
                 self.drifted.add(copied)
@@ -219,7 +228,7 @@ class Functionaliser:
             args, kwargs = self.arguments(node)
             written = self.emit(VIEWS_IN_PLACE[overload], *args, **kwargs)
             self._define(node, written, node.all_input_nodes[0])
-        elif overload._schema.is_mutable:
+        elif overload._schema.is_mutable and overload not in _SAME_VALUE:
             self._call_in_place(node, overload)
         else:
             self._define_call(node)
@@ -232,6 +241,9 @@ class Functionaliser:
             if parts not in self.values:  # a result of an in-place operation: the argument itself
                 self._define(node, self.read(source), source)
                 return
+        if node.target in _SAME_VALUE and source is not None:
+            self._define(node, self.read(source), source)
+            return
         self._define(node, self._copy(node), source)
 
     def _source_of(self, node: fx.Node) -> fx.Node | None:

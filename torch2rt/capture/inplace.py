@@ -34,7 +34,6 @@ VIEWS_IN_PLACE: Final[dict[Overload, Overload]] = {
     _aten.swapaxes_.default: _aten.swapaxes.default,
     _aten.swapdims_.default: _aten.swapdims.default,
     _aten.t_.default: _aten.t.default,
-    _aten.detach_.default: _aten.detach.default,
 }
 
 # Nothing but the memory's size or identity changes: no value to compute.

@@ -116,6 +116,7 @@ class CallSpec:
     def _flatten_slowly(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> list[torch.Tensor]:
+        self._refuse_extra(len(args), kwargs)
         tensors: list[torch.Tensor] = []
         position = 0
         for item in self.parameters:
@@ -133,7 +134,6 @@ class CallSpec:
             else:
                 value = kwargs.get(item.name, ABSENT) if item.kind in _BY_NAME else ABSENT
             self._take(item, value, tensors)
-        self._refuse_extra(len(args) - position, kwargs)
         return tensors
 
     def _take(self, item: Parameter, value: Any, tensors: list[torch.Tensor]) -> None:
@@ -156,13 +156,13 @@ class CallSpec:
                 raise self._misfit(f"argument {item.name!r} is missing")
         trees.collect(item.tree, value, "" if is_spread else item.name, tensors)
 
-    def _refuse_extra(self, surplus: int, kwargs: dict[str, Any]) -> None:
-        if surplus > 0:
+    def _refuse_extra(self, given: int, kwargs: dict[str, Any]) -> None:
+        kinds = [item.kind for item in self.parameters]
+        surplus = given - sum(kind in _POSITIONAL for kind in kinds)
+        if surplus > 0 and "VAR_POSITIONAL" not in kinds:
             raise self._misfit(f"{surplus} positional argument(s) too many")
-        if any(item.kind == "VAR_KEYWORD" for item in self.parameters):
-            return
         for name in kwargs:
-            if name not in self._known:
+            if name not in self._known and "VAR_KEYWORD" not in kinds:
                 raise self._misfit(f"unexpected argument {name!r}")
 
     def _misfit(self, reason: str, remedy: str | None = None) -> CallError:

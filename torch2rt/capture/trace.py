@@ -7,7 +7,7 @@ import io
 import logging
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,7 +65,8 @@ class FlatModel(nn.Module):
             torch._check(  # type: ignore[no-untyped-call]
                 tensors[left].size(axis) == tensors[right].size(other)
             )
-        args, kwargs = self.call_spec.unflatten(tensors)
+        # torch.export fails where forward changes the shape of an input itself (x.unsqueeze_(0)).
+        args, kwargs = self.call_spec.unflatten([tensor.detach() for tensor in tensors])
         self.returned.spec, found = OutputSpec.from_value(self.model(*args, **kwargs))
         return tuple(found)
 
@@ -147,10 +148,11 @@ class Tracer:
             for spec in program.graph_signature.input_specs if spec.kind in _KINDS
         }
         self._refuse_unknown(program)
+        _own_origins(program.graph_module)
         memory = inline_regions(program.graph_module, self.name)
         functionaliser = Functionaliser(program.graph, memory, names, self.name)
         graph = functionaliser.run()
-        _tidy(graph, set(names))
+        _drop_unread_state(graph, names)
         inputs = self._inputs(program, graph)
         notes = [
             f"input {item.name!r} was mutated in place by the model; the engine leaves it unchanged"
@@ -253,12 +255,9 @@ def _symbols(
     return found
 
 
-def _tidy(graph: fx.Graph, state: set[str]) -> None:
-    """Drop unread state; leave the wrapper and torch's own frames out of every node's origin."""
-    for node in graph.find_nodes(op="placeholder"):
-        if node.name in state and not node.users:
-            graph.erase_node(node)
-    for node in graph.nodes:
+def _own_origins(graph_module: fx.GraphModule) -> None:
+    """Leave the wrapper and torch's own frames out of every node's origin."""
+    for node in _all_nodes(graph_module):
         stack = node.meta.get("nn_module_stack")
         if stack:
             node.meta["nn_module_stack"] = {
@@ -267,6 +266,18 @@ def _tidy(graph: fx.Graph, state: set[str]) -> None:
             }
         if node.meta.get("stack_trace"):
             node.meta["stack_trace"] = _own_frames(str(node.meta["stack_trace"]))
+
+
+def _all_nodes(graph_module: fx.GraphModule) -> Iterator[fx.Node]:
+    for module in graph_module.modules():
+        if isinstance(module, fx.GraphModule):
+            yield from module.graph.nodes
+
+
+def _drop_unread_state(graph: fx.Graph, state: Collection[str]) -> None:
+    for node in graph.find_nodes(op="placeholder"):
+        if node.name in state and not node.users:
+            graph.erase_node(node)
 
 
 def _own_path(path: str) -> str:

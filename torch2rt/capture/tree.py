@@ -16,7 +16,7 @@ are taken attribute by attribute. Classes are kept by name, see `classes.ClassNa
 from __future__ import annotations
 
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Final, TypeAlias
 
@@ -62,6 +62,8 @@ LEAF: Final = Leaf()
 _DICTS: Final[dict[str, type]] = {
     "dict": dict, "OrderedDict": OrderedDict, "defaultdict": defaultdict
 }
+_PLAIN_KINDS: Final = ("list", "tuple", *_DICTS)
+_CLASS_KINDS: Final = ("namedtuple", "structseq", "dataclass", "object", "registered")
 # Classes that hold data and run no code when an instance comes or goes: safe to put together
 # from an engine file, attribute by attribute.
 _DATA_MODULES: Final = ("transformers.cache_utils",)
@@ -299,11 +301,10 @@ def from_json(data: Json) -> Tree:
     cls = None
     if isinstance(named, list) and len(named) == 2:
         cls = ClassName(str(named[0]), str(named[1]))
-    kind = str(data.get("kind"))
-    if cls is None and kind not in ("list", "tuple", *_DICTS):
-        raise ValueError(f"not a structure: {kind!r} without a class")
-    return Container(
-        kind, tuple(constant_from_json(key) for key in keys),
-        tuple(from_json(child) for child in children), cls,
-        constant_from_json(data.get("context")),
-    )
+    kind, found = data.get("kind"), tuple(constant_from_json(key) for key in keys)
+    if kind not in (*_PLAIN_KINDS, *_CLASS_KINDS) or (cls is None and kind in _CLASS_KINDS):
+        raise ValueError(f"not a structure: kind {kind!r} with class {cls}")
+    if not all(isinstance(key, Hashable) for key in found):
+        raise ValueError(f"not a structure: keys {found!r}")
+    context = constant_from_json(data.get("context"))
+    return Container(str(kind), found, tuple(from_json(child) for child in children), cls, context)
