@@ -37,7 +37,11 @@ def test_dtypes_promote() -> None:
         return torch.cat([x, torch.ones(3, 2, dtype=torch.int64), x.half()], 1)
 
     x = torch.randn(3, 4)
-    run_and_compare(lower_model(model, x), as_module(model), [x], 1e-6)
+    lowered = lower_model(model, x)
+    run_and_compare(lowered, as_module(model), [x], 1e-6)
+    concat = lowered.network.outputs["output0"].producer
+    assert concat is not None
+    assert {tensor.dtype for tensor in concat.inputs} == {DType.FLOAT32}
 
 
 def test_empty_vectors_count_for_nothing() -> None:

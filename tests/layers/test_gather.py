@@ -16,7 +16,7 @@ def test_gather() -> None:
 
 
 def test_take_along_dim_broadcasts() -> None:
-    index = torch.tensor([[[0], [1]], [[1], [0]], [[1], [1]]])
+    index = torch.tensor([[[0], [1], [1]], [[1], [0], [0]], [[1], [1], [0]]])
     check_rule(lambda x, i: torch.take_along_dim(x, i, 1), torch.randn(3, 2, 5), index,
                dynamic=False)
     check_rule(lambda x, i: torch.take_along_dim(x, i), torch.randn(3, 4),

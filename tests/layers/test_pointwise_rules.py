@@ -174,6 +174,12 @@ def test_conversions_and_identities() -> None:
     check_float32(CONVERSIONS, torch.randn(3, 4) * 3)
 
 
+def test_conversions_of_operands_are_spelled_out() -> None:
+    f, i = torch.ones(2, 3), torch.ones(2, 3, dtype=torch.int64)
+    (layer,) = lower_model(lambda f, i: f + i, f, i).network.layers
+    assert layer.kind.expression.text == "add(i0,to_float32(i1))"  # type: ignore[attr-defined]
+
+
 def test_odd_values_pass_through() -> None:
     odd = torch.tensor([[math.nan, math.inf, -math.inf], [0.0, -0.0, 1.0]])
     functions: Functions = [
