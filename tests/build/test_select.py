@@ -104,6 +104,17 @@ def test_a_graph_too_dense_to_be_exact_still_gets_a_local_best(
             assert cost(unary, pairwise, other) >= found - 1e-6
 
 
+@pytest.mark.parametrize("better", [0, 1])
+def test_descent_keeps_the_best_of_its_starts(
+    monkeypatch: pytest.MonkeyPatch, better: int
+) -> None:
+    monkeypatch.setattr(select, "_LARGEST_TABLE", 0)
+    unary = [np.array([1.0, 1.0]) for _ in range(3)]
+    unary[0][better] = 0.0
+    same = np.array([[0.0, 9.0], [9.0, 0.0]])
+    assert cheapest(unary, {(0, 1): same, (1, 2): same, (0, 2): same}) == [better] * 3
+
+
 @fuzz
 @given(problems())
 def test_descent_alone_gives_a_choice_for_every_problem(problem: Problem) -> None:

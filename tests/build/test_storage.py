@@ -159,6 +159,14 @@ def test_workspaces_lie_beside_what_is_alive() -> None:
     assert done.live_bytes == 256
 
 
+def test_a_concat_lives_from_its_first_part_on() -> None:
+    storage = run(plan_of(both=128, b=64, a=64, c=128), ("", "c"), ("c", "a"), ("c", "b"),
+                  ("both", ""))
+    assert storage.place_inside("a", "both", 0) is None
+    assert storage.place_inside("b", "both", 64) is None
+    assert storage.finish([0] * 4).arena_bytes == 256
+
+
 def test_a_result_that_nobody_reads_still_has_memory_while_it_is_written() -> None:
     storage = run(plan_of(x=64, unread=64), ("", "x"), ("x", "unread"))
     assert storage.finish([0, 0]).arena_bytes == 128
