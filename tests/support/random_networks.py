@@ -25,12 +25,11 @@ _BINARY = ["add", "mul", "sub", "max"]
 
 @st.composite
 def networks(draw: st.DrawFn) -> Network:
-    """Up to twelve layers over tensors [2, c, 4, 4] and views of them; one or two outputs."""
+    """Three to a few dozen layers over tensors [2, c, 4, 4] and views of them; one or two outputs."""
     network = Network()
     tensors = [network.add_input("x", TensorType((2, 4, 4, 4), F32))]
-    steps = [_pointwise, _scale, _convolve, _concat, _slice, _transpose, _reshape, _pad, _reduce]
-    for _ in range(draw(st.integers(1, 12))):
-        tensors.append(draw(st.sampled_from(steps))(draw, network, tensors))
+    for _ in range(draw(st.integers(3, 12))):
+        tensors.append(draw(st.sampled_from(_STEPS))(draw, network, tensors))
     network.add_output("y", tensors[-1])
     if draw(st.booleans()):
         network.add_output("z", draw(st.sampled_from(tensors)))
@@ -38,8 +37,9 @@ def networks(draw: st.DrawFn) -> Network:
 
 
 def _pick(draw: st.DrawFn, tensors: list[Tensor], rank: int | None = None) -> Tensor:
-    recent = [t for t in tensors[-4:] if rank is None or t.rank == rank]
-    return draw(st.sampled_from(recent or tensors[:1]))
+    """A tensor, most often the last one, so that layers form chains."""
+    fitting = [t for t in tensors if rank is None or t.rank == rank]
+    return draw(st.sampled_from([*fitting[-4:], *fitting[-1:] * 8]))
 
 
 def _constant(draw: st.DrawFn, network: Network, shape: tuple[int, ...]) -> Tensor:
@@ -124,6 +124,40 @@ def _pad(draw: st.DrawFn, network: Network, tensors: list[Tensor]) -> Tensor:
 
 def _reduce(draw: st.DrawFn, network: Network, tensors: list[Tensor]) -> Tensor:
     x = _pick(draw, tensors, 4)
-    if x.rank < 2:
-        return x
     return network.add(Reduce("mean", (x.rank - 1,), keepdim=True), [x]).output
+
+
+def _convolve_and_scale(draw: st.DrawFn, network: Network, tensors: list[Tensor]) -> Tensor:
+    convolved = _convolve(draw, network, tensors)
+    scaled = _scale(draw, network, [convolved])
+    return _pointwise(draw, network, [scaled])
+
+
+def _scale_and_convolve(draw: st.DrawFn, network: Network, tensors: list[Tensor]) -> Tensor:
+    scaled = _scale(draw, network, [_pick(draw, tensors, 4)])
+    return _convolve(draw, network, [scaled])
+
+
+def _siblings(draw: st.DrawFn, network: Network, tensors: list[Tensor]) -> Tensor:
+    x = _pick(draw, tensors, 4)
+    parts = [_convolve(draw, network, [x]) for _ in range(2)]
+    return network.add(Pointwise(ex.parse_expression("mul(i0,i1)"), F32), parts).output
+
+
+def _slice_of_concat(draw: st.DrawFn, network: Network, tensors: list[Tensor]) -> Tensor:
+    return _slice(draw, network, [_concat(draw, network, tensors)])
+
+
+def _twice_transposed(draw: st.DrawFn, network: Network, tensors: list[Tensor]) -> Tensor:
+    return _transpose(draw, network, [_transpose(draw, network, tensors)])
+
+
+def _twice_reshaped(draw: st.DrawFn, network: Network, tensors: list[Tensor]) -> Tensor:
+    return _reshape(draw, network, [_reshape(draw, network, tensors)])
+
+
+_STEPS = [
+    _pointwise, _scale, _convolve, _concat, _slice, _transpose, _reshape, _pad, _reduce,
+    _convolve_and_scale, _scale_and_convolve, _siblings, _slice_of_concat, _twice_transposed,
+    _twice_reshaped,
+]
