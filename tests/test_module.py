@@ -240,12 +240,15 @@ def test_strided_inputs_are_read_right(net, rt):
     same(rt(x), net(x).detach())
 
 
-def test_nan_and_infinity_pass_through_as_in_torch(net, rt):
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_nan_and_infinity_pass_through_as_in_torch(net, rt, value):
     x = torch.randn(2, 3, 8, 8)
-    x[0, 0, 0, 0] = float("nan")
+    x[0, 0, 0, 0] = value
     got, want = rt(x), net(x).detach()
     assert torch.equal(got.isnan(), want.isnan())
-    same(got[1], want[1])
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5, equal_nan=True)
+    array = rt.engine.run({"x": x.numpy()})["output"]
+    torch.testing.assert_close(torch.from_numpy(array), got, equal_nan=True, rtol=0, atol=0)
 
 
 def test_an_empty_batch_is_refused(rt):

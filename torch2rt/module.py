@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from torch import nn
 
 from torch2rt.capture.pytree import CallSpec, OutputSpec
 from torch2rt.engine.engine import Engine
+from torch2rt.engine.exact import run_tensors
 from torch2rt.errors import DeviceError, EngineFileError, InputError, NotBuiltError, TrainingError
 from torch2rt.network.dtype import DType
 
@@ -75,6 +77,8 @@ class RTModule(nn.Module):
             ):
                 tensors[index] = self._accept(index, tensor)
         runnable = self._runnable(tuple([tensor.shape for tensor in tensors]))
+        if runnable.drops_nan and not all(_is_finite(tensor) for tensor in tensors):
+            return self.output_spec.rebuild(run_tensors(self.engine, tensors))
         outputs = [
             torch.empty(spec.shape, dtype=dtype)
             for spec, dtype in zip(runnable.output_specs, self._output_dtypes, strict=True)
@@ -243,6 +247,11 @@ _REBUILT = {
     "_engine", "_build", "_build_lock", "_runnable", "call_spec", "output_spec", "_input_dtypes",
     "_output_dtypes",
 }
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    """Whether there is no NaN and no infinity (or a sum beyond the range, which is as rare)."""
+    return not tensor.dtype.is_floating_point or math.isfinite(tensor.sum().item())
 
 
 def _torch_dtype(dtype: DType) -> torch.dtype:

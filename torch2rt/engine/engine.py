@@ -20,6 +20,7 @@ from torch2rt.backends.buffer import address_of
 from torch2rt.backends.spec import LayerSpec, TensorSpec
 from torch2rt.backends.tactic import Prepared
 from torch2rt.engine.context import Context, Executable
+from torch2rt.engine.exact import drops_nan, is_finite, run_arrays
 from torch2rt.engine.plan import Plan
 from torch2rt.engine.weights import EngineWeights
 from torch2rt.errors import InputError
@@ -96,6 +97,8 @@ class Engine:
         if len(inputs) != len(arrays):
             self._refuse_extra(inputs)
         runnable = self.runnable(tuple([array.shape for array in arrays]))
+        if runnable.drops_nan and not all(is_finite(array) for array in arrays):
+            return dict(zip(runnable.output_names, run_arrays(self, arrays), strict=True))
         outputs = [np.empty(shape, dtype) for shape, dtype in runnable.output_arrays]
         runnable.run(
             [address_of(array) for array in arrays], [address_of(array) for array in outputs]
@@ -276,6 +279,7 @@ class Runnable:
             TensorSpec(tuple(substitute(d, symbols) for d in b.type.shape), b.type.dtype)
             for b in engine.bindings.outputs
         )
+        self.drops_nan = drops_nan(executable)
         self.output_arrays = tuple((spec.shape, spec.dtype.numpy) for spec in self.output_specs)
 
     def run(self, inputs: Sequence[int], outputs: Sequence[int]) -> None:
