@@ -13,7 +13,7 @@ from torch2rt.backends.buffer import Buffer, address_of, aligned_bytes
 from torch2rt.backends.cpu.backend import CpuBackend
 from torch2rt.backends.spec import LayerSpec, Layout, TensorSpec
 from torch2rt.backends.tactic import Prepared, Refusal, Unprepared, Weights
-from torch2rt.expression import Expression, parse_expression
+from torch2rt.expression import Expression, arity, parse_expression
 from torch2rt.network.dtype import DType
 from torch2rt.network.layer import LayerKind, run_reference
 from torch2rt.network.tensor import TensorType
@@ -79,8 +79,6 @@ def make_spec(
     """The spec of a layer on these inputs; ``constants`` are the inputs that are weights."""
     expression: Expression | None = parse_expression(epilogue) if epilogue else None
     types = [TensorType(tuple(x.shape), dtype_from_torch(x.dtype)) for x in inputs]
-    from torch2rt.expression import arity
-
     extra = max(0, arity(expression) - 1) if expression is not None else 0
     outputs = kind.infer(types[: len(types) - extra])
     return LayerSpec(
@@ -94,27 +92,31 @@ def make_spec(
     )
 
 
+def _place(
+    prepared: Prepared, spec: LayerSpec, overwritten: int | None
+) -> dict[tuple[str, int], np.ndarray]:
+    """Memory of every operand, inside one another where the views say so."""
+    operands = {("output", index): operand for index, operand in enumerate(spec.outputs)}
+    operands |= {("input", index): operand for index, operand in enumerate(spec.inputs)}
+    views = {view.inner: view for view in prepared.views}
+    memory = {
+        key: aligned_bytes(max(operand.size_bytes, 1))
+        for key, operand in operands.items() if key not in views
+    }
+    if overwritten is not None:
+        memory["input", overwritten] = memory["output", 0]
+    for key, view in views.items():
+        first = view.offset_bytes
+        memory[key] = memory[view.outer][first : first + operands[key].size_bytes]
+    return memory
+
+
 def run_prepared(
     prepared: Prepared, spec: LayerSpec, inputs: Sequence[torch.Tensor],
     overwritten: int | None = None,
 ) -> list[torch.Tensor]:
     """Outputs of a prepared tactic; run twice with dirty workspace; views are laid out first."""
-    memory: dict[tuple[str, int], np.ndarray] = {}
-    for index, operand in enumerate(spec.outputs):
-        memory["output", index] = aligned_bytes(max(operand.size_bytes, 1))
-    if overwritten is not None:
-        memory["input", overwritten] = memory["output", 0]
-    for view in prepared.views:
-        if view.inner[0] == "input":
-            size = spec.inputs[view.inner[1]].size_bytes
-            memory[view.inner] = memory[view.outer][view.offset_bytes : view.offset_bytes + size]
-    for index, operand in enumerate(spec.inputs):
-        if ("input", index) not in memory:
-            memory["input", index] = aligned_bytes(max(operand.size_bytes, 1))
-    for view in prepared.views:
-        if view.inner[0] == "output":
-            size = spec.outputs[view.inner[1]].size_bytes
-            memory[view.inner] = memory[view.outer][view.offset_bytes : view.offset_bytes + size]
+    memory = _place(prepared, spec, overwritten)
     workspace = aligned_bytes(prepared.workspace_bytes + 64)
     workspace[:] = 0xFF
     buffers = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -83,24 +84,24 @@ class CpuBackend(Backend):
 
         Taking turns, every candidate finds the caches as the others left them. The lower quartile,
         because other processes only ever make a run slower. ``budget_ms`` is for all candidates
-        together and bounds the rounds, of which there are at least a few.
+        together and bounds the rounds, of which there are at least a few. Infinite where the
+        calls report an error.
         """
         if not candidates:
             return []
         with self.building():
             runs = [self.runner(calls) for calls in candidates]
-            for run in runs:
-                run()
+            working = [index for index, run in enumerate(runs) if _works(run)]
             samples: list[list[int]] = [[] for _ in candidates]
             end = time.perf_counter_ns() + int(budget_ms * 1e6)
             for done in range(_MAX_ROUNDS):
                 if done >= _MIN_ROUNDS and time.perf_counter_ns() >= end:
                     break
-                for run, times in zip(runs, samples, strict=True):
+                for index in working:
                     start = time.perf_counter_ns()
-                    run()
-                    times.append(time.perf_counter_ns() - start)
-        return [sorted(times)[len(times) // 4] / 1e3 for times in samples]
+                    runs[index]()
+                    samples[index].append(time.perf_counter_ns() - start)
+        return [_lower_quartile_us(times) for times in samples]
 
     def runner(self, calls: Sequence[Call]) -> Callable[[], None]:
         """A function that runs the calls with this backend's thread count.
@@ -127,6 +128,21 @@ class CpuBackend(Backend):
                 set_count(before)
 
         return run
+
+
+def _works(run: Callable[[], None]) -> bool:
+    """Warm up; whether it ran."""
+    try:
+        run()
+    except DeviceError as error:
+        logger.warning("a candidate fails while it is timed: %s", error)
+        return False
+    return True
+
+
+def _lower_quartile_us(times_ns: list[int]) -> float:
+    """In microseconds; infinite without samples."""
+    return sorted(times_ns)[len(times_ns) // 4] / 1e3 if times_ns else math.inf
 
 
 def _run(steps: tuple[Call, ...]) -> None:

@@ -1,4 +1,4 @@
-"""A primitive with its layer's epilogue: bias, post-ops, and what does not fit in as further steps."""
+"""A primitive with its layer's epilogue: bias, post-ops, and further steps for what is left."""
 
 from __future__ import annotations
 

@@ -114,7 +114,7 @@ class ExpressionSteps:
 
     def _compute_shared(self, root: ex.Expression) -> None:
         """Give every op that is used more than once a temporary, the innermost first."""
-        uses = Counter(
+        uses: Counter[ex.Expression] = Counter(
             argument
             for node in set(ex.walk(root))
             for argument in node.arguments

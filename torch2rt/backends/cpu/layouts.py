@@ -36,7 +36,7 @@ def computes_in(dtype: DType) -> bool:
 
 
 def is_supported_float(spec: LayerSpec) -> Refusal | None:
-    """A refusal unless the layer's own tensors are floats with fast kernels, and the epilogue fits."""
+    """A refusal unless the layer's tensors are floats with fast kernels and the epilogue fits."""
     for tensor in (*spec.inputs[: spec.main_count], *spec.outputs):
         if tensor.dtype not in _FLOATS:
             return Refusal(f"{tensor.dtype.value} is not computed by oneDNN's float kernels")

@@ -67,7 +67,7 @@ class NumpyMove(Tactic):
 
 
 class NumpyFunction(Tactic):
-    """A layer that numpy computes, low-precision floats in float32, then the epilogue. Row-major."""
+    """A layer that numpy computes, low precision in float32, then the epilogue. Row-major."""
 
     def supports(self, spec: LayerSpec) -> Refusal | None:
         """Dtypes that numpy has, and an epilogue of ops that it has."""

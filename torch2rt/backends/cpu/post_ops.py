@@ -3,6 +3,10 @@
 A *chain* starts at one operand (the accumulator of a primitive) and applies one op after the
 other to it. Each op becomes one or two *links*; a link is an element-wise function, or a binary
 function with one more operand, which may itself be any expression that somebody computes first.
+
+NaN: relu, clamp and max or min with a number or operand give the number or operand where x is NaN,
+hardsigmoid gives 1, exp gives inf and x > y gives 1, as does oneDNN; torch keeps the NaN (and its
+x > y is 0). The other functions keep NaN. Pooling and reduction by max or min skip NaN.
 """
 
 from __future__ import annotations
@@ -148,7 +152,7 @@ _SCALAR: dict[str, Callable[..., Links | Refusal]] = {
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """``links`` applied in order to ``start``; ``nodes[i]`` is the value after ``ends[i]`` links."""
+    """``links`` applied to ``start``; ``nodes[i]`` is the value after ``ends[i]`` of them."""
 
     start: ex.Expression
     links: Links = ()

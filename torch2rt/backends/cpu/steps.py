@@ -84,8 +84,10 @@ Step: TypeAlias = "PrimitiveStep | NumpyStep"
 
 @dataclass
 class StepsPrepared(Prepared):
-    """Runs steps in order. ``in_place`` are the steps to take instead when output 0 lies at the
-    address of input ``may_overwrite[0]``; None when the same steps do.
+    """Runs steps in order.
+
+    ``in_place`` are the steps to take instead when output 0 lies at the address of input
+    ``may_overwrite[0]``; None when the same steps do.
     """
 
     steps: tuple[Step, ...]

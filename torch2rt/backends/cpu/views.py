@@ -1,4 +1,4 @@
-"""Tensors in each other's memory: the order of bytes in every layout, and tactics that run nothing."""
+"""Tensors in each other's memory: the order of bytes in every layout; steps that run nothing."""
 
 from __future__ import annotations
 

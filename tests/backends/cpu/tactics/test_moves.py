@@ -26,8 +26,11 @@ LAYOUTS = list(Layout)
 @pytest.mark.parametrize(("first", "second"), list(itertools.product(LAYOUTS, LAYOUTS)))
 def test_reformat_between_layouts(name, first, second):
     taken = 0
-    for dtype, out in [(torch.float32,) * 2, (torch.bfloat16, torch.float32),
-                       (torch.float32, torch.bfloat16), (torch.int64,) * 2, (torch.float32, torch.int32)]:
+    pairs = [
+        (torch.float32,) * 2, (torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16),
+        (torch.int64,) * 2, (torch.float32, torch.int32),
+    ]
+    for dtype, out in pairs:
         x = (torch.randn(2, 20, 3, 5) * 3).to(dtype)
         kind = Reformat(dtype_from_torch(out))
         spec = make_spec(kind, [x]).with_layouts(LayoutChoice((first,), (second,)))
@@ -49,7 +52,8 @@ def test_reformat_between_layouts(name, first, second):
 ])
 def test_reshape(name, shape, target):
     for dtype in (torch.float32, torch.bfloat16, torch.int64):
-        check_tactic(name, Reshape(target), [torch.arange(torch.Size(shape).numel()).reshape(shape).to(dtype)], exact=True)
+        x = torch.arange(torch.Size(shape).numel()).reshape(shape).to(dtype)
+        check_tactic(name, Reshape(target), [x], exact=True)
 
 
 def test_reshape_to_rows_is_a_view_of_blocks_too():

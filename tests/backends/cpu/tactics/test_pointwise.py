@@ -105,5 +105,6 @@ def test_numpy_takes_any_dtype(text, dtype, out):
 
 def test_result_may_take_over_an_operand():
     inputs = [torch.randn(2, 16, 4, 4), torch.randn(2, 16, 4, 4), torch.randn(16, 1, 1)]
-    for made in check_tactic("pointwise.onednn.chains", pointwise("relu(add(mul(i0,i2),i1))"), inputs):
+    kind = pointwise("relu(add(mul(i0,i2),i1))")
+    for made in check_tactic("pointwise.onednn.chains", kind, inputs):
         assert set(made.may_overwrite) == {0, 1}

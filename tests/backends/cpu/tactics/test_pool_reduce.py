@@ -52,7 +52,8 @@ def test_pool(kind, shape, dtype):
 def test_reduce(name, mode, shape, axes, keepdim, dtype):
     x = torch.randn(shape).to(dtype)
     check_tactic(name, Reduce(mode, axes, keepdim), [x])
-    bias = torch.randn([1 if keepdim else n for i, n in enumerate(shape) if keepdim or i not in axes])
+    sizes = [1 if keepdim else n for i, n in enumerate(shape) if keepdim or i not in axes]
+    bias = torch.randn(sizes)
     check_tactic(name, Reduce(mode, axes, keepdim), [x, bias.to(dtype)], "relu(add(i0,i1))")
 
 

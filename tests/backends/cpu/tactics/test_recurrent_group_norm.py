@@ -20,7 +20,8 @@ def test_recurrent(mode, layers, both, batch_first, biases, dtype):
     steps, batch, features, hidden = 5, 3, 12, 16
     gates, directions = kind.gate_count * hidden, 1 + both
     x = torch.randn((batch, steps, features) if batch_first else (steps, batch, features))
-    inputs = [x, *(torch.randn(layers * directions, batch, hidden) for _ in range(kind.state_count))]
+    state = (layers * directions, batch, hidden)
+    inputs = [x, *(torch.randn(state) for _ in range(kind.state_count))]
     first = len(inputs)
     for layer in range(layers):
         width = features if layer == 0 else hidden * directions

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from torch2rt.backends.cpu.numpy_tactic import ArrayFunction, NumpyFunction
+from torch2rt.backends.cpu.sizes import concrete
 from torch2rt.backends.spec import LayerSpec
 from torch2rt.backends.tactic import Unprepared
 from torch2rt.layers.arange import Arange
@@ -24,7 +25,7 @@ class ArangeValues(NumpyFunction):
         if not isinstance(kind, Arange):
             raise Unprepared(f"{kind.name} is not an arange")
         is_whole = not isinstance(kind.start, float) and not isinstance(kind.step, float)
-        position = np.arange(int(kind.count), dtype=np.int64 if is_whole else np.float64)
+        position: Any = np.arange(concrete(kind.count), dtype=np.int64 if is_whole else np.float64)
         start, step = _number(kind.start), _number(kind.step)
         values = position * step + start
         return lambda: values

@@ -33,6 +33,7 @@ from torch2rt.network.dtype import DType
 # What hides a key: finite, so that a query with every key hidden stays finite and can be zeroed.
 HIDDEN = -1e30
 MAX_RANK = 6
+_MASK_DTYPES = (DType.BOOL, DType.FLOAT32, DType.BFLOAT16, DType.FLOAT16)
 
 
 class ComposedAttention(Tactic):
@@ -42,7 +43,7 @@ class ComposedAttention(Tactic):
     kinds: ClassVar[tuple[str, ...]] = ("attention",)
 
     def supports(self, spec: LayerSpec) -> Refusal | None:
-        """Floats that the CPU computes in; a mask that is a float or a bool; no epilogue operands."""
+        """Floats that the CPU computes in; a float or bool mask; no epilogue operands."""
         kind = _kind(spec)
         if spec.outputs[0].rank + kind.is_grouped > MAX_RANK:
             return Refusal(f"{spec.outputs[0].rank} axes")
@@ -51,10 +52,10 @@ class ComposedAttention(Tactic):
         for tensor in (*spec.inputs[:3], *spec.outputs):
             if tensor.dtype is not spec.outputs[0].dtype:
                 return Refusal("operands of several dtypes")
-        if kind.has_mask and not (spec.inputs[3].dtype is DType.BOOL or
-                                  spec.inputs[3].dtype.is_low_precision or
-                                  spec.inputs[3].dtype is DType.FLOAT32):
+        if kind.has_mask and spec.inputs[3].dtype not in _MASK_DTYPES:
             return Refusal(f"a mask of {spec.inputs[3].dtype.value}")
+        if kind.has_mask and kind.is_causal:
+            return Refusal("a mask beside the causal one")
         without_mask = LayerSpec(
             spec.name, spec.where, spec.kind, spec.epilogue, spec.inputs[:3], spec.outputs,
             spec.constants[:3],
@@ -199,8 +200,6 @@ class _Mask:
 
     def _alive(self, addend: Source) -> Source:
         builder, dims = self.builder, self.shapes.mask
-        if _kind(builder.spec).is_causal:
-            raise Unprepared("a mask beside the causal one")
         alive = builder.temporary(MemoryDesc.plain((*dims[:-1], 1), DataType.f32))
         bound = builder.scalar(HIDDEN / 10, len(dims))
         if dims[-1] == 1:

@@ -9,6 +9,7 @@ import numpy as np
 
 from torch2rt.backends.cpu.numpy_expression import narrow_bfloat16
 from torch2rt.backends.cpu.numpy_tactic import NumpyMove
+from torch2rt.backends.cpu.sizes import concrete
 from torch2rt.backends.spec import LayerSpec
 from torch2rt.backends.tactic import Refusal, Unprepared
 from torch2rt.layers.pad import Pad
@@ -32,8 +33,8 @@ class PadCopy(NumpyMove):
     def move(self, spec: LayerSpec) -> Callable[..., None]:
         """The function for the mode."""
         kind = pad_kind(spec)
-        before = [int(count) for count in kind.before]
-        after = [int(count) for count in kind.after]
+        before = [concrete(count) for count in kind.before]
+        after = [concrete(count) for count in kind.after]
         if kind.mode != "constant":
             widths = list(zip(before, after, strict=True))
             mode: Any = _MODES[kind.mode]

@@ -9,6 +9,7 @@ from torch2rt.backends.cpu import onednn
 from torch2rt.backends.cpu.descriptors import data_type, describe
 from torch2rt.backends.cpu.layouts import spatial_layouts
 from torch2rt.backends.cpu.onednn import Arg
+from torch2rt.backends.cpu.sizes import concrete
 from torch2rt.backends.cpu.steps import ArrayOperand, Operand, Place, StepBuilder
 from torch2rt.backends.cpu.tactics.pad_numpy import pad_kind
 from torch2rt.backends.spec import LayerSpec, LayoutChoice, TensorSpec
@@ -42,7 +43,7 @@ class PadReorder(Tactic):
         """Create the reorder."""
         builder = StepBuilder(spec, weights)
         source = builder.input(0)
-        starts = [int(count) for count in pad_kind(spec).before]
+        starts = [concrete(count) for count in pad_kind(spec).before]
         try:
             window = describe(spec.outputs[0]).submemory(spec.inputs[0].shape, starts)
             desc = onednn.reorder(source.desc, window)

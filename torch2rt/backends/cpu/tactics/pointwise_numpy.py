@@ -43,7 +43,8 @@ class PointwiseNumpy(Tactic):
             if (convert := widening(tensor.dtype)) is not None
         ]
         dtype = spec.outputs[0].dtype
-        builder.call(partial(_run, evaluate, tuple(widen), dtype), builder.array_output(), *operands)
+        run = partial(_run, evaluate, tuple(widen), dtype)
+        builder.call(run, builder.array_output(), *operands)
         return builder.finish()
 
 

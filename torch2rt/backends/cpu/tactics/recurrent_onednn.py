@@ -188,7 +188,7 @@ class _Layer:
         return made
 
     def _gates(self, index: int) -> Array:
-        """Weights (1, directions, inputs, gates, hidden) from PyTorch's [gates * hidden, inputs]."""
+        """Weights (1, directions, inputs, gates, hidden) from [gates * hidden, inputs]."""
         order = list(_GATE_ORDER[self.kind.mode])
         split = [
             weights[index].reshape(len(order), self.sizes.hidden, -1)[order].transpose(2, 0, 1)

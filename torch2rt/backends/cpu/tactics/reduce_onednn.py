@@ -10,6 +10,7 @@ from torch2rt.backends.cpu.descriptors import data_type
 from torch2rt.backends.cpu.epilogue import Fusion, add_fused
 from torch2rt.backends.cpu.layouts import is_supported_float, spatial_layouts
 from torch2rt.backends.cpu.onednn import Algorithm, Arg, Attributes, MemoryDesc, PrimitiveDesc
+from torch2rt.backends.cpu.sizes import concrete
 from torch2rt.backends.cpu.steps import StepBuilder
 from torch2rt.backends.cpu.tactics.matmul_onednn import data_type_of_output
 from torch2rt.backends.spec import LayerSpec, Layout, LayoutChoice, TensorSpec, canonical_layout
@@ -87,7 +88,7 @@ def reduce_kind(spec: LayerSpec) -> Reduce:
 def _kept(spec: LayerSpec, layout: Layout) -> TensorSpec:
     """The output as it would be if the reduced axes were kept."""
     shape = reduced_shape(spec.inputs[0].shape, reduce_kind(spec).axes, keepdim=True)
-    return TensorSpec(tuple(int(size) for size in shape), spec.outputs[0].dtype, layout)
+    return TensorSpec(tuple(concrete(size) for size in shape), spec.outputs[0].dtype, layout)
 
 
 def _describe_kept(spec: LayerSpec, index: int, rank: int) -> MemoryDesc:

@@ -50,9 +50,8 @@ class NumpyCopy(Tactic):
                     (spec.inputs[0].size_bytes // flat.dtype.itemsize_bytes,), flat.dtype
                 )
             source, target = ArrayOperand(source.place, flat), ArrayOperand(target.place, flat)
-        copy = partial(
-            _copy, spec.inputs[0], spec.outputs[0], keeps_bytes(spec), widening(spec.inputs[0].dtype)
-        )
+        widen = widening(spec.inputs[0].dtype)
+        copy = partial(_copy, spec.inputs[0], spec.outputs[0], keeps_bytes(spec), widen)
         builder.call(copy, target, source)
         return builder.finish()
 

@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from torch2rt.backends.cpu.numpy_tactic import NumpyMove
+from torch2rt.backends.cpu.sizes import concrete
 from torch2rt.backends.spec import LayerSpec
 from torch2rt.backends.tactic import Unprepared
 from torch2rt.layers.roll import Roll
@@ -25,7 +26,7 @@ class RollCopy(NumpyMove):
         kind = spec.kind
         if not isinstance(kind, Roll):
             raise Unprepared(f"{kind.name} is not a roll")
-        shifts, axes = tuple(int(shift) for shift in kind.shifts), kind.axes
+        shifts, axes = tuple(concrete(shift) for shift in kind.shifts), kind.axes
 
         def move(out: Array, x: Array) -> None:
             out[...] = np.roll(x, shifts, axes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from torch2rt.backends.cpu.numpy_tactic import ArrayView, NumpyView
+from torch2rt.backends.cpu.sizes import concrete
 from torch2rt.backends.spec import LayerSpec
 from torch2rt.backends.tactic import Unprepared
 from torch2rt.layers.slice import Slice
@@ -20,7 +21,7 @@ class SliceCopy(NumpyView):
         """Python's slices."""
         kind = slice_kind(spec)
         slices = tuple(
-            _slice(int(start), size, step)
+            _slice(concrete(start), size, step)
             for start, size, step in zip(
                 kind.starts, spec.outputs[0].shape, kind.steps, strict=True
             )

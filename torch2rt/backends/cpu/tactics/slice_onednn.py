@@ -9,6 +9,7 @@ from torch2rt.backends.cpu import onednn
 from torch2rt.backends.cpu.descriptors import data_type, describe
 from torch2rt.backends.cpu.layouts import spatial_layouts
 from torch2rt.backends.cpu.onednn import Arg
+from torch2rt.backends.cpu.sizes import concrete
 from torch2rt.backends.cpu.steps import Operand, Place, StepBuilder
 from torch2rt.backends.cpu.tactics.slice_numpy import slice_kind
 from torch2rt.backends.spec import LayerSpec, LayoutChoice
@@ -41,7 +42,7 @@ class SliceReorder(Tactic):
     def prepare(self, spec: LayerSpec, weights: Weights) -> Prepared:
         """Create the reorder."""
         builder = StepBuilder(spec, weights)
-        starts = [int(start) for start in slice_kind(spec).starts]
+        starts = [concrete(start) for start in slice_kind(spec).starts]
         try:
             window = describe(spec.inputs[0]).submemory(spec.outputs[0].shape, starts)
             desc = onednn.reorder(window, describe(spec.outputs[0]))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import ClassVar
 
 from torch2rt.backends.cpu.numpy_tactic import NumpyMove
+from torch2rt.backends.cpu.sizes import concrete
 from torch2rt.backends.spec import LayerSpec
 from torch2rt.backends.tactic import Unprepared
 from torch2rt.layers.slice_scatter import SliceScatter
@@ -24,7 +25,7 @@ class SliceScatterCopy(NumpyMove):
             raise Unprepared(f"{spec.kind.name} is not a slice_scatter")
         sizes = spec.inputs[1].shape
         slices = tuple(
-            slice(int(start), int(start) + size * step, step)
+            slice(concrete(start), concrete(start) + size * step, step)
             for start, size, step in zip(spec.kind.starts, sizes, spec.kind.steps, strict=True)
         )
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from torch2rt.backends.cpu.layouts import spatial_layouts
+from torch2rt.backends.cpu.sizes import concrete
 from torch2rt.backends.cpu.tactics.slice_numpy import slice_kind
 from torch2rt.backends.cpu.views import ViewsPrepared, slice_offset_bytes
 from torch2rt.backends.spec import LayerSpec, LayoutChoice
@@ -45,4 +46,4 @@ def _offset(spec: LayerSpec) -> int | None:
     steps = zip(kind.steps, sizes, strict=True)
     if any(step != 1 and size > 1 for step, size in steps):
         return None
-    return slice_offset_bytes(spec.inputs[0], [int(start) for start in kind.starts], sizes)
+    return slice_offset_bytes(spec.inputs[0], [concrete(start) for start in kind.starts], sizes)
