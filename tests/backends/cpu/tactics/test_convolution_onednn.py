@@ -90,3 +90,15 @@ def test_integers_are_refused():
     x, w = torch.zeros(1, 4, 5, 5, dtype=torch.int32), torch.zeros(4, 4, 1, 1, dtype=torch.int32)
     refusal = BACKEND.tactics[NAME].supports(make_spec(conv(), [x, w]))
     assert "int32" in refusal.reason
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", [0, 1, 5, 7])
+def test_second_implementation(case, dtype):
+    kind, x, w = GEOMETRIES[case]
+    inputs = tensors(dtype, x, w, (w[0],) + (1,) * (len(w) - 2))
+    second = check_tactic("convolution.onednn.second", kind, inputs, "relu(add(i0,i1))",
+                          constants=(1, 2))
+    first = check_tactic(NAME, kind, inputs, "relu(add(i0,i1))", constants=(1, 2))
+    names = [made.steps[0].primitive.desc.implementation for made in (second[0], first[0])]
+    assert names[0] != names[1]

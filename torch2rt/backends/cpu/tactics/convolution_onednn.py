@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import islice
 from typing import ClassVar
 
 from torch2rt.backends.cpu import onednn
@@ -25,7 +24,6 @@ class DirectConvolution(Tactic):
 
     name: ClassVar[str] = "convolution.onednn.direct"
     kinds: ClassVar[tuple[str, ...]] = ("convolution",)
-    rank_of_implementation: ClassVar[int] = 0
 
     def supports(self, spec: LayerSpec) -> Refusal | None:
         """Floats that the CPU computes in, one to three spatial axes."""
@@ -64,13 +62,8 @@ class DirectConvolution(Tactic):
         return builder.finish()
 
     def chosen(self, desc: PrimitiveDesc) -> PrimitiveDesc:
-        """The implementation of this tactic's rank among oneDNN's."""
-        if self.rank_of_implementation == 0:
-            return desc
-        found = list(islice(desc.implementations(), self.rank_of_implementation + 1))
-        if len(found) <= self.rank_of_implementation:
-            raise Unprepared("oneDNN has no further implementation")
-        return found[-1]
+        """The implementation to use, given oneDNN's favourite."""
+        return desc
 
 
 def weight_dims(spec: LayerSpec) -> tuple[int, ...]:
