@@ -54,6 +54,10 @@ class Network:
         """The tensor of this name; KeyError if there is none."""
         return self._tensors[name]
 
+    def has_tensor(self, name: str) -> bool:
+        """Whether a tensor of this name exists."""
+        return name in self._tensors
+
     def add_input(self, name: str, type: TensorType) -> Tensor:
         """A new network input, bound under its name."""
         tensor = self._register(Tensor(self._free(name, self._tensors), type))

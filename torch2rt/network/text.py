@@ -100,7 +100,7 @@ def _parse_line(network: Network, line: str, constants: Mapping[str, Array]) -> 
 def _parse_declaration(network: Network, line: str, constants: Mapping[str, Array]) -> None:
     body, _, bound = line.partition(" as ")
     match = _DECLARATION.fullmatch(body)
-    if match is None or match["name"] in {tensor.name for tensor in network.tensors}:
+    if match is None or network.has_tensor(match["name"]):
         raise ValueError("not a declaration, or its name is taken")
     type = parse_tensor_type(match["type"])
     if match["word"] == "input":
@@ -119,8 +119,8 @@ def _parse_layer(network: Network, match: re.Match[str]) -> None:
     epilogue = ex.parse_expression(match["epilogue"]) if match["epilogue"] else None
     names = [_name(part) for part in split_commas(match["outputs"])]
     types = [parse_tensor_type(part) for part in split_commas(match["types"])]
-    taken = {tensor.name for tensor in network.tensors}
-    if len(names) != len(types) or taken & set(names) or len(set(names)) != len(names):
+    is_taken = any(network.has_tensor(name) for name in names)
+    if len(names) != len(types) or is_taken or len(set(names)) != len(names):
         raise ValueError("outputs and types do not match, or an output's name is taken")
     layer = network.add(kind, inputs, name=names[0], epilogue=epilogue,
                         output_dtypes=[type.dtype for type in types])

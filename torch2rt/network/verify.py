@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 from torch2rt.errors import NetworkError
@@ -62,7 +63,7 @@ def names_are_unique(network: Network) -> Iterator[str]:
         ("tensor", [tensor.name for tensor in network.tensors]),
         ("layer", [layer.name for layer in network.layers]),
     ):
-        for name in {name for name in names if names.count(name) > 1}:
+        for name in (name for name, count in Counter(names).items() if count > 1):
             yield f"two {what}s are named {name}"
 
 
