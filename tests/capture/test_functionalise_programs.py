@@ -153,7 +153,7 @@ def disagreement(steps: list[Step]) -> str | None:
 
 @given(STEPS)
 @settings(
-    max_examples=80, deadline=None, derandomize=True, database=None,
+    max_examples=40, deadline=None, derandomize=True, database=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
 def test_random_programs_agree_with_eager(steps: list[Step]) -> None:

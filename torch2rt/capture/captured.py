@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import fx
@@ -62,17 +63,20 @@ class CapturedGraph:
     symbols: dict[str, SymbolRange]
     notes: list[str] = field(default_factory=list)
 
-    def run(self, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
-        """The graph in plain torch: one tensor per input -> one tensor per output."""
+    def run(
+        self, tensors: Sequence[torch.Tensor], runner: Callable[..., Any] | None = None
+    ) -> list[torch.Tensor]:
+        """The graph in plain torch: one tensor per input -> one tensor per output.
+
+        ``runner`` takes the graph's placeholders in order; the graph module itself is the default.
+        """
         given = dict(zip((item.placeholder for item in self.inputs), tensors, strict=True))
-        graph = self.graph_module.graph
         arguments = [
             given[node.name] if node.name in given else self.state[node.name][1]
-            for node in graph.find_nodes(op="placeholder")
+            for node in self.graph_module.graph.find_nodes(op="placeholder")
         ]
         with torch.no_grad():
-            found: list[torch.Tensor] = list(self.graph_module(*arguments))
-        return found
+            return list((runner or self.graph_module)(*arguments))
 
 
 def module_path(node: fx.Node) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
+from torch import fx
 
-from torch2rt.capture.captured import CapturedGraph, SymbolRange
+from torch2rt.capture.captured import CapturedGraph, SymbolRange, place
 from torch2rt.capture.shapes import resized
 from torch2rt.capture.trace import EXPORT_FAILURES, Tracer
 
@@ -18,6 +20,49 @@ _ALLOWED_OTHERWISE = 1e-5
 
 class ModelFails(Exception):
     """The model itself does not run at some sizes."""
+
+
+class WrongShape(Exception):
+    """A node's value is not of the shape that its fake value promises at these sizes."""
+
+
+class CheckedRun(fx.Interpreter):
+    """Runs a captured graph node by node, holding each value's shape against its fake value's.
+
+    Torch would not mind a shape that differs; everything built from the fake values would.
+    """
+
+    def __init__(self, captured: CapturedGraph, tensors: Sequence[torch.Tensor]) -> None:
+        super().__init__(captured.graph_module)
+        given = dict(zip((item.name for item in captured.inputs), tensors, strict=True))
+        self.sizes = {
+            name: given[limits.input].size(limits.axis) for name, limits in captured.symbols.items()
+        }
+        self._known: dict[object, int | None] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Value of a node. WrongShape where it is not as promised."""
+        value = super().run_node(n)
+        promised = n.meta.get("val")
+        if isinstance(value, torch.Tensor) and isinstance(promised, torch.Tensor):
+            expected = [self._number(size) for size in promised.shape]
+            pairs = zip(expected, value.shape, strict=False)
+            if len(expected) != value.dim() or any(a not in (None, b) for a, b in pairs):
+                raise WrongShape(
+                    f"{n.target}{place(n)} gives shape {tuple(value.shape)} and not {expected}"
+                )
+        return value
+
+    def _number(self, size: object) -> int | None:
+        """A size at these inputs, None for one that depends on values."""
+        if not isinstance(size, torch.SymInt):
+            return int(str(size))
+        expression = size.node.expr
+        if expression not in self._known:
+            symbols = {symbol: self.sizes.get(str(symbol)) for symbol in expression.free_symbols}
+            is_known = None not in symbols.values()
+            self._known[expression] = int(expression.subs(symbols)) if is_known else None
+        return self._known[expression]
 
 
 def check_capture(
@@ -103,7 +148,9 @@ def compare(
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            found = captured.run([tensor.clone() for tensor in tensors])
+            found = captured.run(tensors, CheckedRun(captured, tensors).run)
+    except WrongShape as error:
+        return str(error)
     except EXPORT_FAILURES as error:
         return f"the graph fails there ({_first_line(error)})"
     return difference(spec.names, expected, found)
@@ -130,7 +177,7 @@ def relative_error(expected: torch.Tensor, found: torch.Tensor) -> float:
     if not expected.is_floating_point() and not expected.is_complex():
         return 0.0 if torch.equal(expected, found) else float("inf")
     wide = torch.complex128 if expected.is_complex() else torch.float64
-    want, got = expected.to(wide), found.to(wide)
+    want, got = expected.detach().to(wide), found.detach().to(wide)
     same = (want == got) | (want.isnan() & got.isnan())
     gap = torch.where(same, torch.zeros_like(want), want - got)
     norm = torch.linalg.vector_norm(torch.where(want.isfinite(), want, torch.zeros_like(want)))

@@ -87,16 +87,32 @@ def _uncopyable(module: nn.Module, memo: dict[int, object]) -> Iterator[object]:
             yield value
 
 
-def assigned_attributes(before: dict[str, object], model: nn.Module) -> list[str]:
-    """Names of attributes whose value differs from a `snapshot` taken before."""
-    after = snapshot(model)
-    return [
-        name for name in after.keys() | before.keys()
-        if name not in before or name not in after or not _is_same(before[name], after[name])
-    ]
+class AttributeWatch:
+    """Notices what a model's forward assigns to its modules.
+
+    torch.export puts attributes back when it is done, so this looks while forward still runs.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._attributes = attributes(model)
+        self._buffers = _buffers(model)
+
+    def assigned_attributes(self) -> list[str]:
+        """Names of plain values and tensors that are new or changed."""
+        before, after = self._attributes, attributes(self._model)
+        return sorted(
+            name for name in after.keys() | before.keys()
+            if name not in before or name not in after or not _is_same(before[name], after[name])
+        )
+
+    def assigned_buffers(self) -> list[str]:
+        """Names of buffers that are other tensors than before."""
+        after = _buffers(self._model)
+        return [name for name, old in self._buffers.items() if after.get(name) is not old]
 
 
-def snapshot(model: nn.Module) -> dict[str, object]:
+def attributes(model: nn.Module) -> dict[str, object]:
     """Plain values and tensors among the public attributes of all modules, by full name."""
     found: dict[str, object] = {}
     for path, module in model.named_modules():
@@ -106,6 +122,10 @@ def snapshot(model: nn.Module) -> dict[str, object]:
             if isinstance(value, torch.Tensor) or is_constant(value):
                 found[f"{path}.{name}".lstrip(".")] = value
     return found
+
+
+def _buffers(model: nn.Module) -> dict[str, torch.Tensor]:
+    return dict(model.named_buffers(remove_duplicate=False))
 
 
 def _is_same(left: object, right: object) -> bool:

@@ -70,6 +70,7 @@ def _capture_as_asked(
                 reason=f"axis {axis} of input {name!r} must be {size} for this model",
                 remedy="Leave that axis out of dynamic_shapes",
             )
+        _check_range(request, captured, name, index, axis)
     wrong = check_capture(tracer, captured, tensors, tries=4)
     if wrong is not None:
         raise DynamicShapeError(
@@ -77,6 +78,20 @@ def _capture_as_asked(
             remedy="The model depends on that size in a way torch.export misses: leave it fixed",
         )
     return captured
+
+
+def _check_range(
+    request: ShapeRequest, captured: CapturedGraph, name: str, index: int, axis: int
+) -> None:
+    found = captured.symbols.get(str(captured.inputs[index].value.shape[axis]))
+    low, high = request.limits.get((index, axis), (2, None))
+    if found is None or high is None:
+        return
+    if found.minimum > max(2, low) or (found.maximum is not None and found.maximum < high):
+        raise DynamicShapeError(
+            reason=f"axis {axis} of input {name!r} was asked to range from {low} to {high}; the "
+            f"model takes {found.minimum} to {found.maximum}", remedy="Ask for that range",
+        )
 
 
 def _trace_as_asked(

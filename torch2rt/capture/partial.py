@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import fx, nn
 
-from torch2rt.capture.copying import eval_copy, snapshot
+from torch2rt.capture.copying import attributes, eval_copy
 
 Runner: TypeAlias = Callable[..., Sequence[torch.Tensor]]
 ConvertPiece: TypeAlias = Callable[["Piece", tuple[torch.Tensor, ...]], Runner]
@@ -79,7 +79,7 @@ class PartialModule(nn.Module):
 
     def _take_piece(self, graph_module: fx.GraphModule, examples: Sequence[Any]) -> Runner:
         own = {
-            id(value): name for name, value in (*snapshot(self.model).items(), *self._tensors())
+            id(value): name for name, value in (*attributes(self.model).items(), *self._tensors())
             if isinstance(value, torch.Tensor)
         }
         held = {

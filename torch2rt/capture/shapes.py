@@ -35,13 +35,14 @@ AxisOf: TypeAlias = tuple[int, int]  # index of a tensor, axis
 class ShapeRequest:
     """What a user asked for: per input tensor, axis -> specification.
 
-    Axes of one name must be ``equal``.
+    Axes of one name must be ``equal``; ``limits`` are the ranges given as (min, max).
     """
 
     def __init__(self, spec: CallSpec, tensors: Sequence[torch.Tensor], given: object) -> None:
         self.spec = spec
         self.tensors = tensors
         self.axes: list[dict[int, Any]] = [{} for _ in tensors]
+        self.limits: dict[AxisOf, tuple[int, int]] = {}
         self._named: dict[str, list[AxisOf]] = {}
         self._read(given)
         if not any(self.axes):
@@ -114,12 +115,17 @@ class ShapeRequest:
         for axis, wanted in axes.items():
             if not isinstance(axis, int) or not -rank <= axis < rank:
                 raise _error(f"input {name!r} of rank {rank} has no axis {axis!r}")
-            free = _free_axis(wanted, f"{name!r} axis {axis}")
-            if free is not None:
-                self.axes[index][axis % rank] = free
-            name_of_axis = wanted[0] if isinstance(wanted, tuple) and wanted else wanted
-            if isinstance(name_of_axis, str):
-                self._named.setdefault(name_of_axis, []).append((index, axis % rank))
+            self._read_axis(index, axis % rank, wanted, f"{name!r} axis {axis}")
+
+    def _read_axis(self, index: int, axis: int, wanted: Any, place: str) -> None:
+        free = _free_axis(wanted, place)
+        if free is not None:
+            self.axes[index][axis] = free
+        if isinstance(wanted, tuple):
+            self.limits[index, axis] = wanted[-2:]
+        name = wanted[0] if isinstance(wanted, tuple) else wanted
+        if isinstance(name, str):
+            self._named.setdefault(name, []).append((index, axis))
 
 
 def _free_axis(wanted: Any, place: str) -> Any:

@@ -17,8 +17,13 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 
 from torch2rt.capture.captured import CapturedGraph, CapturedInput, CapturedOutput, SymbolRange
-from torch2rt.capture.copying import assigned_attributes, eval_copy, snapshot
-from torch2rt.capture.errors import CaptureError, DataDependentError
+from torch2rt.capture.copying import AttributeWatch, eval_copy
+from torch2rt.capture.errors import (
+    BufferMutationError,
+    CaptureError,
+    DataDependentError,
+    DynamicShapeError,
+)
 from torch2rt.capture.functionalise import Functionaliser
 from torch2rt.capture.inline import inline_regions
 from torch2rt.capture.pytree import CallSpec, OutputSpec
@@ -31,16 +36,19 @@ EXPORT_FAILURES = (
     ArithmeticError,
 )
 _PREFIX = "model."  # the model's name in the module that is exported in its place
+_TALKATIVE = ("torch.fx.experimental.symbolic_shapes", "torch._subclasses.fake_tensor")
 _KINDS = {
     InputKind.PARAMETER: "parameter", InputKind.BUFFER: "buffer",
     InputKind.CONSTANT_TENSOR: "tensor",
 }
 
 
-class _Returned:
-    """What the model returned while it was traced."""
+class _Call:
+    """What is seen of a call while forward runs: its outputs' structure, what it assigned."""
 
-    spec: OutputSpec
+    output_spec: OutputSpec
+    assigned_attributes: list[str]
+    assigned_buffers: list[str]
 
 
 class FlatModel(nn.Module):
@@ -57,7 +65,7 @@ class FlatModel(nn.Module):
         self.model = model
         self.call_spec = call_spec
         self.equal = tuple(equal)
-        self.returned = _Returned()
+        self.call = _Call()
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Tensors in the order of ``call_spec.names`` -> tensors in that of the output's names."""
@@ -67,7 +75,10 @@ class FlatModel(nn.Module):
             )
         # torch.export fails where forward changes the shape of an input itself (x.unsqueeze_(0)).
         args, kwargs = self.call_spec.unflatten([tensor.detach() for tensor in tensors])
-        self.returned.spec, found = OutputSpec.from_value(self.model(*args, **kwargs))
+        watch = AttributeWatch(self.model)
+        self.call.output_spec, found = OutputSpec.from_value(self.model(*args, **kwargs))
+        self.call.assigned_attributes = watch.assigned_attributes()
+        self.call.assigned_buffers = watch.assigned_buffers()
         return tuple(found)
 
 
@@ -89,7 +100,7 @@ class Tracer:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the user has seen the model's own warnings
             found = flat(*(tensor.clone() for tensor in tensors))
-        return flat.returned.spec, list(found)
+        return flat.call.output_spec, list(found)
 
     def trace(
         self, tensors: Sequence[torch.Tensor], axes: Sequence[dict[int, Any]] | None = None,
@@ -101,15 +112,18 @@ class Tracer:
         CaptureError, or one of its kinds, where torch.export or functionalisation fails.
         """
         flat = FlatModel(eval_copy(self.model), self.call_spec, equal)
-        before = snapshot(flat.model)
         program = self._export(flat, tensors, axes)
-        if not flat.returned.spec.names:
+        if not flat.call.output_spec.names:
             raise CaptureError(
                 model=self.name, where="", reason="it returns no tensor",
                 remedy="An engine computes tensors: return at least one.",
             )
-        captured = self._captured(program, flat.returned.spec)
-        for attribute in sorted(assigned_attributes(before, flat.model)):
+        for buffer in flat.call.assigned_buffers:
+            raise BufferMutationError(
+                model=self.name, kind="buffer", name=buffer, op="assignment", where=""
+            )
+        captured = self._captured(program, flat.call.output_spec)
+        for attribute in flat.call.assigned_attributes:
             captured.notes.append(
                 f"forward assigns the attribute {attribute!r}; the engine does not"
             )
@@ -134,6 +148,11 @@ class Tracer:
         where = _where(error, flat.model)
         text = str(error).strip()
         reason = text.splitlines()[0] if text else type(error).__name__
+        if "Constraints violated" in text:
+            return DynamicShapeError(
+                reason=f"{self.name} does not allow it: {self._constraint(text)}",
+                remedy="Leave that axis out of dynamic_shapes, or narrow its range",
+            )
         if "data-dependent" in text.lower() or "DataDependent" in type(error).__name__:
             return DataDependentError(model=self.name, where=where, reason=reason)
         return CaptureError(
@@ -141,6 +160,13 @@ class Tracer:
             remedy="Check that the model runs on these inputs in eval mode. Code that torch.export "
             "cannot follow converts in pieces: torch2rt.capture.PartialModule.",
         )
+
+    def _constraint(self, text: str) -> str:
+        """The first complaint of torch.export about a free axis, in the inputs' own names."""
+        found = next((line for line in text.splitlines() if line.strip().startswith("- ")), text)
+        for index, name in enumerate(self.call_spec.names):
+            found = found.replace(f"L['tensors'][{index}]", name)
+        return found.strip().removeprefix("- ").split(". If you're using")[0].rstrip(".")
 
     def _captured(self, program: ExportedProgram, output_spec: OutputSpec) -> CapturedGraph:
         names = {
@@ -193,15 +219,17 @@ class Tracer:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep torch.export's remarks to itself: what matters of them is in the error we raise."""
-    logger = logging.getLogger("torch.fx.experimental.symbolic_shapes")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in _TALKATIVE]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield  # where it fails it prints half a graph to stderr
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _own_name(target: str) -> str:
@@ -249,9 +277,10 @@ def _symbols(
         for axis, size in enumerate(sizes):
             name = str(size)
             if isinstance(size, torch.SymInt) and size.node.expr.is_symbol and name not in found:
-                low, high = int(limits[name].lower), limits[name].upper
+                low, high = limits[name].lower, limits[name].upper
                 maximum = int(high) if high.is_Integer and high < 2**62 else None
-                found[name] = SymbolRange(low, maximum, item.name, axis)
+                # A trace takes no free size for 0 or 1, whatever range it was given.
+                found[name] = SymbolRange(max(2, int(low)), maximum, item.name, axis)
     return found
 
 
@@ -298,6 +327,6 @@ def _where(error: Exception, model: nn.Module) -> str:
     for frame, number in traceback.walk_tb(error.__traceback__):
         file = frame.f_code.co_filename
         path = paths.get(id(frame.f_locals.get("self")), path)
-        if "/torch/" not in file and file != __file__ and "/capture/" not in file:
+        if "/torch/" not in file and "<" not in file and file != __file__:
             line = f"{file.rsplit('/', 1)[-1]}:{number}"
     return (f" in {path}" if path else "") + (f" at {line}" if line else "")
