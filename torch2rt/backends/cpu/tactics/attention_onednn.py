@@ -103,17 +103,26 @@ def _add_mix(
 ) -> None:
     """The mean of the values by their shares; zero for queries with every key hidden."""
     spec = builder.spec
-    first: list[PostOp] = [] if alive is None else [Binary(Algorithm.mul, alive.desc)]
+    first: list[PostOp] = []
+    memories: dict[int, Source] = {Arg.src: shares, Arg.weights: v}
+    if alive is not None and _is_row_per_query(alive):
+        # No matmul of oneDNN takes an operand of one value per row.
+        desc = onednn.binary(Algorithm.mul, shares.desc, alive.desc, shares.desc)
+        builder.execute(desc, {Arg.src: shares, Arg.src_1: alive, Arg.dst: shares})
+    elif alive is not None:
+        first.append(Binary(Algorithm.mul, alive.desc))
+        memories[post_op_arg(0)] = alive
 
     def make(bias: MemoryDesc | None, dst: MemoryDesc, attributes: Attributes) -> PrimitiveDesc:
         together = Attributes([*first, *attributes.post_ops])
         return onednn.matmul(shares.desc, v.desc, None, dst, attributes=together)
 
-    memories: dict[int, Source] = {Arg.src: shares, Arg.weights: v}
-    if alive is not None:
-        memories[post_op_arg(0)] = alive
     output = MemoryDesc.plain(shapes.y, data_type_of_output(spec))
     add_fused(builder, Fusion(make, lambda desc: memories, can_sum=False, output=output))
+
+
+def _is_row_per_query(alive: Source) -> bool:
+    return alive.desc.dims[-2] > 1
 
 
 @dataclass(frozen=True, slots=True)
