@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import math
 import importlib
 import inspect
 import pkgutil
@@ -50,7 +51,7 @@ class Backend(abc.ABC):
 
     @abc.abstractmethod
     def time_calls_us(self, candidates: Sequence[Sequence[Call]], budget_ms: float) -> list[float]:
-        """Median time of each candidate's calls in microseconds, measured in turns."""
+        """Time of each candidate's calls in microseconds, measured in turns."""
 
     @abc.abstractmethod
     def runner(self, calls: Sequence[Call]) -> Callable[[], None]:
@@ -59,8 +60,13 @@ class Backend(abc.ABC):
         It raises DeviceError when a call reports a failure (an int other than 0).
         """
 
-    def candidates(self, spec: LayerSpec) -> tuple[list[Tactic], list[str]]:
-        """The tactics that take a layer, those of the highest level only, and why others do not."""
+    def candidates(
+        self, spec: LayerSpec, below: float = math.inf
+    ) -> tuple[list[Tactic], list[str]]:
+        """The tactics that take a layer, and why others do not.
+
+        Only those of the highest level that is less than ``below``.
+        """
         taken: list[Tactic] = []
         refused: list[str] = []
         for tactic in self.tactics.values():
@@ -71,7 +77,7 @@ class Backend(abc.ABC):
                 refused.append(f"{tactic.name}: {answer.reason}")
             else:
                 taken.append(tactic)
-        level = max((tactic.level for tactic in taken), default=0)
+        level = max((tactic.level for tactic in taken if tactic.level < below), default=None)
         return [tactic for tactic in taken if tactic.level == level], refused
 
 

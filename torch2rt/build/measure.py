@@ -62,7 +62,28 @@ class Measure:
 
         NoTacticError when there is none.
         """
-        tactics, refused = self.backend.candidates(spec)
+        reasons: list[str] = []
+        below = math.inf
+        while True:
+            tactics, refused = self.backend.candidates(spec, below)
+            if not tactics:
+                raise NoTacticError(
+                    backend=self.backend.name, layer=spec.name, kind=spec.kind.name,
+                    where=spec.where, reasons="\n".join(reasons) or "  none",
+                )
+            options, failures = self._options_of(tactics, spec)
+            reasons += [f"  {reason}" for reason in (*refused, *failures)]
+            if options:
+                break
+            below = tactics[0].level  # each took the layer, and none could be prepared for it
+        if self.on_progress is not None:
+            self.on_progress(1)
+        return sorted(options, key=lambda option: (option.time_us, option.tactic.name))
+
+    def _options_of(
+        self, tactics: Sequence[Tactic], spec: LayerSpec
+    ) -> tuple[list[Option], list[str]]:
+        """What works of these tactics, and why the rest does not."""
         pairs = [
             (tactic, choice, spec.with_layouts(choice))
             for tactic in tactics
@@ -74,14 +95,7 @@ class Measure:
             if math.isfinite(time_us):
                 views = self._views(tactic, chosen)
                 options.append(Option(tactic, choice, chosen, 0.0 if views else time_us, views))
-        if not options:
-            raise NoTacticError(
-                backend=self.backend.name, layer=spec.name, kind=spec.kind.name, where=spec.where,
-                reasons="\n".join(f"  {reason}" for reason in (*refused, *failures)) or "  none",
-            )
-        if self.on_progress is not None:
-            self.on_progress(1)
-        return sorted(options, key=lambda option: (option.time_us, option.tactic.name))
+        return options, failures
 
     def failed(self, option: Option, reason: str) -> None:
         """Remember that an option cannot be prepared after all."""

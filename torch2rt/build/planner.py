@@ -15,7 +15,6 @@ from torch2rt.build.select import Costs, cheapest
 from torch2rt.build.storage import StoragePlan
 from torch2rt.engine.plan import REFORMAT, Plan, PlanStep, PlanTensor
 from torch2rt.engine.specs import layer_spec, tensor_spec
-from torch2rt.errors import NoTacticError
 from torch2rt.layers.reformat import Reformat
 from torch2rt.network.layer import Layer
 from torch2rt.network.network import Network
@@ -274,6 +273,7 @@ class _Planner:
         """Drop an option, for this layer and those like it.
 
         A view goes whose tensors cannot share memory, and a tactic that cannot be prepared.
+        NoTacticError if nothing is left.
         """
         struck = action.option
         for index, layer in enumerate(self.layers):
@@ -285,11 +285,8 @@ class _Planner:
             ]
             if len(rest) == len(self.all_options[layer.name]):
                 continue
-            if not rest:
-                raise NoTacticError(
-                    backend=self.measure.backend.name, layer=layer.name, kind=layer.kind.name,
-                    where=layer.where, reasons=f"  {struck.tactic.name} cannot be prepared",
-                )
+            # What cannot be prepared is known by now: these are tactics of a lower level.
+            rest = rest or self.measure.options(layer_spec(layer, self.symbols))
             self.all_options[layer.name] = rest
             self.options[index] = _best_per_choice(rest)
 

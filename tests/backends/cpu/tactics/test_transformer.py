@@ -67,6 +67,13 @@ def test_attention_with_every_key_hidden_by_minus_infinity():
     check_tactic("attention.onednn.composed", Attention(0.3, has_mask=True), [q, k, v, mask])
 
 
+def test_attention_with_a_mask_per_query_shared_by_all_heads():
+    q, k, v = tensors(torch.float32, (2, 3, 5, 8), (2, 3, 6, 8), (2, 3, 6, 4))
+    mask = torch.rand(2, 1, 5, 6) > 0.5
+    mask[0, 0, 1] = False
+    check_tactic("attention.onednn.composed", Attention(0.3, has_mask=True), [q, k, v, mask])
+
+
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_attention_with_grouped_heads(dtype):
     inputs = tensors(dtype, (2, 6, 5, 8), (2, 2, 7, 8), (2, 2, 7, 8), (2, 6, 5, 7))
