@@ -3,10 +3,14 @@
 ``import torchvision_shim`` first, then ``import torchvision``. torchvision's own extension does
 not load beside a CPU torch of another build, and its import fails on ``torchvision::nms``. This
 module declares the schemas that the import needs and gives ``nms`` a plain Python kernel, which
-is enough for every classification, segmentation and video model.
+is enough for every classification, segmentation and video model. Where the extension does load,
+nothing is changed.
 """
 
 from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
 
 import torch
 
@@ -37,7 +41,22 @@ def non_maximum_suppression(
     return torch.tensor(kept, dtype=torch.long)
 
 
+def _extension_loads() -> bool:
+    """Whether torchvision's own operators are there for this torch."""
+    found = importlib.util.find_spec("torchvision")
+    assert found is not None, "torchvision is not installed"
+    assert found.origin is not None
+    try:
+        for path in Path(found.origin).parent.glob("_C*.so"):
+            torch.ops.load_library(path)
+    except OSError:
+        return False
+    return _has_operator("nms")
+
+
 def _install() -> None:
+    if _extension_loads():
+        return
     for name in ("nms", "qnms"):
         if not _has_operator(name):
             LIBRARY.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import abc
-import math
 import importlib
 import inspect
+import math
 import pkgutil
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
