@@ -25,7 +25,7 @@ _BINARY = ["add", "mul", "sub", "max"]
 
 @st.composite
 def networks(draw: st.DrawFn) -> Network:
-    """Three to a few dozen layers over tensors [2, c, 4, 4] and views of them; one or two outputs."""
+    """Three to a few dozen layers over [2, c, 4, 4] and views of it; one or two outputs."""
     network = Network()
     tensors = [network.add_input("x", TensorType((2, 4, 4, 4), F32))]
     for _ in range(draw(st.integers(3, 12))):

@@ -137,6 +137,12 @@ def test_casts_between_layers(natural: DType, stored: DType, want: str) -> None:
     assert cast_between(ex.Input(0), natural, stored).text == want
 
 
+def test_a_cast_to_16_bits_between_layers_is_left_out() -> None:
+    cast = ex.parse_expression("to_bfloat16(i0)")
+    inner = cast_between(cast, natural_dtype(cast, FLOATS), DType.BFLOAT16)
+    assert simplify(inner, FLOATS).text == "i0"
+
+
 @pytest.mark.parametrize(
     ("source", "want"),
     [

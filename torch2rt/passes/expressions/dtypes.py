@@ -51,6 +51,9 @@ def cast_between(value: ex.Expression, natural: DType | None, stored: DType) -> 
     Rounding a float to 16 bits is left out: a fused kernel is at least as precise. Example: an
     int64 sum stored as float32 becomes ``to_float32(add(i0,i1))``.
     """
+    match value:
+        case ex.Apply("to_float16" | "to_bfloat16", (rounded,)) if natural == stored:
+            return ex.cast(DType.FLOAT32, rounded)
     if natural == stored or (natural in _COMPUTED_IN_FLOAT32 and stored in _COMPUTED_IN_FLOAT32):
         return value
     if stored == DType.FLOAT8_E4M3:
