@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import fx
 
+from torch2rt.capture.opaque import OpaqueCall
 from torch2rt.capture.pytree import CallSpec, OutputSpec
 
 
@@ -51,7 +52,8 @@ class CapturedGraph:
     module path and the source line. ``state`` maps placeholders to ``(fqn, tensor)``: parameters,
     buffers and constants that the graph reads, sharing the model's memory. ``inputs`` and
     ``outputs`` are in the order of ``call_spec.names`` and ``output_spec.names``; what is no tensor
-    is a constant inside these two. ``notes`` are facts for the report.
+    is a constant inside these two. ``notes`` are facts for the report; ``opaque`` are the modules
+    behind nodes of ``torch2rt.opaque``, by the node's second argument.
     """
 
     graph_module: fx.GraphModule
@@ -62,6 +64,7 @@ class CapturedGraph:
     output_spec: OutputSpec
     symbols: dict[str, SymbolRange]
     notes: list[str] = field(default_factory=list)
+    opaque: dict[str, OpaqueCall] = field(default_factory=dict)
 
     def run(
         self, tensors: Sequence[torch.Tensor], runner: Callable[..., Any] | None = None

@@ -19,7 +19,7 @@ from torch2rt.capture.trace import Tracer
 
 def capture(
     model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None, *,
-    dynamic_shapes: object = None,
+    dynamic_shapes: object = None, opaque_modules: tuple[type[nn.Module], ...] = (),
 ) -> CapturedGraph:
     """Capture a model in eval mode as one functional graph. The model stays as it is.
 
@@ -28,7 +28,8 @@ def capture(
 
     Without ``dynamic_shapes`` the batch (axis 0 of the first tensor, and of those that share its
     size) is made free where that is possible and proves right, and else everything is fixed; the
-    notes say which. ``dynamic_shapes``, whose forms `shapes` lists, is obligatory.
+    notes say which. ``dynamic_shapes``, whose forms `shapes` lists, is obligatory. Each call of a
+    module of a class in ``opaque_modules`` becomes one node, see `opaque`.
 
     CallError and PytreeError: the arguments do not fit. CaptureError and its kinds: the model
     cannot be captured, with module path, source line and what to do.
@@ -38,7 +39,7 @@ def capture(
     call_spec, tensors = CallSpec.from_call(model.forward, args, dict(kwargs or {}))
     _check_tensors(call_spec, tensors)
     tensors = [tensor.detach() for tensor in tensors]
-    tracer = Tracer(model, call_spec)
+    tracer = Tracer(model, call_spec, opaque_modules)
     if dynamic_shapes is not None:
         return _capture_as_asked(tracer, tensors, dynamic_shapes)
     return _capture_with_free_batch(tracer, tensors)

@@ -26,6 +26,7 @@ from torch2rt.capture.errors import (
 )
 from torch2rt.capture.functionalise import Functionaliser
 from torch2rt.capture.inline import inline_regions
+from torch2rt.capture.opaque import OpaqueCall, make_opaque
 from torch2rt.capture.pytree import CallSpec, OutputSpec
 from torch2rt.capture.shapes import AxisOf
 from torch2rt.errors import Torch2rtError
@@ -84,10 +85,14 @@ class FlatModel(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class Tracer:
-    """A model and the structure of its arguments, ready to be traced at several shapes."""
+    """A model and the structure of its arguments, ready to be traced at several shapes.
+
+    Modules of the classes ``opaque_modules`` are not looked into.
+    """
 
     model: nn.Module
     call_spec: CallSpec
+    opaque_modules: tuple[type[nn.Module], ...] = ()
 
     @property
     def name(self) -> str:
@@ -112,6 +117,7 @@ class Tracer:
         CaptureError, or one of its kinds, where torch.export or functionalisation fails.
         """
         flat = FlatModel(eval_copy(self.model), self.call_spec, equal)
+        opaque = make_opaque(flat.model, self.opaque_modules)
         program = self._export(flat, tensors, axes)
         if not flat.call.output_spec.names:
             raise CaptureError(
@@ -122,7 +128,7 @@ class Tracer:
             raise BufferMutationError(
                 model=self.name, kind="buffer", name=buffer, op="assignment", where=""
             )
-        captured = self._captured(program, flat.call.output_spec)
+        captured = self._captured(program, flat.call.output_spec, opaque)
         for attribute in flat.call.assigned_attributes:
             captured.notes.append(
                 f"forward assigns the attribute {attribute!r}; the engine does not"
@@ -168,7 +174,9 @@ class Tracer:
             found = found.replace(f"L['tensors'][{index}]", name)
         return found.strip().removeprefix("- ").split(". If you're using")[0].rstrip(".")
 
-    def _captured(self, program: ExportedProgram, output_spec: OutputSpec) -> CapturedGraph:
+    def _captured(
+        self, program: ExportedProgram, output_spec: OutputSpec, opaque: dict[str, OpaqueCall]
+    ) -> CapturedGraph:
         names = {
             spec.arg.name: (_KINDS[spec.kind], _own_name(spec.target or spec.arg.name))
             for spec in program.graph_signature.input_specs if spec.kind in _KINDS
@@ -190,7 +198,7 @@ class Tracer:
             graph_module=fx.GraphModule(nn.Module(), graph), inputs=inputs,
             state=_state(program, graph), outputs=_outputs(graph, inputs, output_spec),
             call_spec=self.call_spec, output_spec=output_spec,
-            symbols=_symbols(program, inputs), notes=notes,
+            symbols=_symbols(program, inputs), notes=notes, opaque=opaque,
         )
 
     def _refuse_unknown(self, program: ExportedProgram) -> None:
