@@ -14,12 +14,19 @@ MISSING = BenchRow(
 
 
 def test_ratios_are_over_the_quickest_peer() -> None:
-    rows = with_ratios([OURS, EAGER, QUICK, MISSING])
+    rounds = {"torch2rt": [1.0], "eager": [4.0], "openvino": [2.0], "other": []}
+    rows = with_ratios([OURS, EAGER, QUICK, MISSING], rounds)
     assert [row.ratio_to_best_peer for row in rows] == [0.5, 2.0, 1.0, None]
 
 
+def test_ratios_do_not_see_a_machine_that_slows_down_between_rounds() -> None:
+    # The medians are 1 and 6: their quotient would say a sixth.
+    rounds = {"torch2rt": [1.0, 1.0, 1.0, 3.0, 3.0], "openvino": [2.0, 2.0, 6.0, 6.0, 6.0]}
+    assert with_ratios([OURS, QUICK], rounds)[0].ratio_to_best_peer == 0.5
+
+
 def test_our_own_time_is_no_peer() -> None:
-    assert with_ratios([OURS])[0].ratio_to_best_peer is None
+    assert with_ratios([OURS], {"torch2rt": [1.0]})[0].ratio_to_best_peer is None
 
 
 def test_the_table_gives_times_or_reasons() -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from torch2rt.bench.machine import MachineCard
+from torch2rt.bench.statistics import median
 
 OK = "ok"
 NOT_AVAILABLE = "n/a"
@@ -24,7 +25,7 @@ class BenchRow:
 
     Times are milliseconds per call: the median over the rounds and its 10 % and 90 % quantiles.
     ``error`` is relative to eager (Euclidean norms), ``build_s`` includes the first call.
-    ``ratio_to_best_peer`` is this median over that of the quickest peer: below 1 is a win.
+    ``ratio_to_best_peer`` compares with the quickest peer, round by round: below 1 is a win.
     What was not measured is None, and ``status`` and ``notes`` say why.
     """
 
@@ -72,16 +73,29 @@ class BenchResult:
         return table(self.rows)
 
 
-def with_ratios(rows: Sequence[BenchRow]) -> list[BenchRow]:
-    """The rows, all of one model and precision, with their ratios to the quickest peer."""
-    times = [row.median_ms for row in rows if row.is_peer and row.median_ms is not None]
-    if not times:
+def with_ratios(
+    rows: Sequence[BenchRow], rounds_ms: Mapping[str, Sequence[float]]
+) -> list[BenchRow]:
+    """The rows, all of one model and precision, with their ratios to the quickest peer.
+
+    A ratio is the median over the rounds of the quotient within each round: a machine that
+    slows down or speeds up between two rounds does so for both sides of every quotient.
+    ``rounds_ms`` gives the rounds by contender.
+    """
+    peers = [row for row in rows if row.is_peer and row.median_ms is not None]
+    if not peers:
         return list(rows)
-    best = min(times)
+    best = rounds_ms[min(peers, key=lambda row: row.median_ms or 0.0).contender]
     return [
-        row if row.median_ms is None else replace(row, ratio_to_best_peer=row.median_ms / best)
+        row
+        if row.median_ms is None
+        else replace(row, ratio_to_best_peer=_paired_ratio(rounds_ms[row.contender], best))
         for row in rows
     ]
+
+
+def _paired_ratio(mine: Sequence[float], others: Sequence[float]) -> float:
+    return median([a / b for a, b in zip(mine, others, strict=True)])
 
 
 HEADINGS = ("model", "precision", "contender", "median ms", "p10-p90", "ratio", "error", "build s")

@@ -101,9 +101,9 @@ class Run:
             for entrant in entrants:
                 entrant.close()
         rows = [self._row(entrant, precision, disturbance, started) for entrant in entrants]
-        self.rows += with_ratios(rows)
-        for entrant in entrants:
-            self.rounds_ms[precision, entrant.contender] = tuple(entrant.rounds_ms)
+        rounds_ms = {entrant.contender: tuple(entrant.rounds_ms) for entrant in entrants}
+        self.rows += with_ratios(rows, rounds_ms)
+        self.rounds_ms |= {(precision, name): times for name, times in rounds_ms.items()}
 
     def _bar(self, text: str, total: int) -> tqdm[None]:
         return tqdm(total=total, desc=text, disable=not self.progress)
