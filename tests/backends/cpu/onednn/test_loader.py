@@ -102,3 +102,28 @@ def test_thread_counts_are_set_and_refused():
     assert onednn.get_threads() == 2
     with pytest.raises(ValueError, match="0 threads: at least 1 needed"):
         onednn.set_threads(0)
+
+
+def test_instruction_sets_can_be_limited_before_the_first_primitive():
+    code = """
+import torch2rt.backends.cpu.onednn as onednn
+onednn.set_max_isa(onednn.Isa.sse41)
+onednn.prefer_ymm()
+print(onednn.effective_isa())
+"""
+    assert run_python(code) == "sse41"
+
+
+def test_instruction_sets_cannot_be_limited_later():
+    code = """
+import torch2rt.backends.cpu.onednn as onednn
+d = onednn.MemoryDesc.plain((1, 8), onednn.DataType.f32)
+onednn.Primitive(onednn.eltwise(onednn.Algorithm.relu, d, d))
+try:
+    onednn.set_max_isa(onednn.Isa.sse41)
+except onednn.OneDNNError as error:
+    print(error)
+"""
+    assert run_python(code) == (
+        "oneDNN dnnl_set_max_cpu_isa returned invalid_arguments while limiting code to sse41."
+    )

@@ -108,6 +108,16 @@ def test_many_threads_execute_one_primitive(rng):
     assert mismatches == []
 
 
+def test_only_binary_post_ops_have_a_descriptor():
+    desc = MemoryDesc.plain((4, 16), DataType.f32)
+    row = MemoryDesc.plain((1, 16), DataType.f32)
+    chain = [onednn.Eltwise(Algorithm.tanh), onednn.Binary(Algorithm.add, row)]
+    made = onednn.eltwise(Algorithm.relu, desc, desc, attributes=onednn.Attributes(chain))
+    assert made.arg_desc(onednn.post_op_arg(0)) is None
+    assert made.arg_desc(onednn.post_op_arg(1)) == row
+    assert made.arg_desc(onednn.post_op_arg(2)) is None
+
+
 def test_bind_names_a_missing_memory():
     desc = conv_desc()
     with pytest.raises(onednn.OneDNNArgumentError, match=r"convolution .*: no memory for src"):

@@ -46,6 +46,8 @@ from torch2rt.backends.cpu.onednn.loader import (
     effective_isa,
     library,
     path,
+    prefer_ymm,
+    set_max_isa,
     version,
 )
 from torch2rt.backends.cpu.onednn.memory import Memory, MemoryDesc
@@ -142,12 +144,14 @@ __all__ = [
     "path",
     "pooling",
     "post_op_arg",
+    "prefer_ymm",
     "prelu",
     "reduction",
     "reorder",
     "resampling",
     "run",
     "scale_arg",
+    "set_max_isa",
     "set_threads",
     "shuffle",
     "softmax",

@@ -132,6 +132,16 @@ def effective_isa() -> str:
     return names.get(value, hex(value))
 
 
+def set_max_isa(isa: Isa) -> None:
+    """Limit generated code to an instruction set. Only before the first primitive is made."""
+    call("dnnl_set_max_cpu_isa", isa, what=f"limiting code to {isa.name}")
+
+
+def prefer_ymm() -> None:
+    """Hint at 256-bit vectors in AVX-512 code. Only before the first primitive is made."""
+    call("dnnl_set_cpu_isa_hints", 1, what="preferring 256-bit vectors")
+
+
 def fail(status: int, call: str, what: str) -> NoReturn:
     """Raise the error that fits a status; OneDNNUnsupported where there is no implementation."""
     names = {int(member): member.name for member in Status}

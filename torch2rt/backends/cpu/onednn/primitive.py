@@ -4,8 +4,8 @@ import ctypes
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from torch2rt.backends.cpu.onednn.attributes import Attributes
-from torch2rt.backends.cpu.onednn.constants import Arg, Query, Status
+from torch2rt.backends.cpu.onednn.attributes import Attributes, Binary
+from torch2rt.backends.cpu.onednn.constants import POST_OP_BASE, Arg, Query, Status
 from torch2rt.backends.cpu.onednn.errors import OneDNNArgumentError
 from torch2rt.backends.cpu.onednn.handle import Handle, Stream, out_pointer, pointer_of
 from torch2rt.backends.cpu.onednn.loader import CFunction, call, fail, library
@@ -84,8 +84,19 @@ class PrimitiveDesc(Handle):
         return PrimitiveDesc(self.recipe, pointer_of(cell))
 
     def arg_desc(self, arg: int) -> MemoryDesc | None:
-        """Descriptor of an execution argument as the implementation wants it; None if unused."""
+        """Descriptor of an execution argument as the implementation wants it.
+
+        None where it is unused, or has no descriptor (scales, zero points, prelu weights).
+        """
+        index = arg // POST_OP_BASE - 1
+        if index >= 0 and not self._has_tensor(index):
+            # The library would read some other kind of post-op as if it were a binary one.
+            return None
         return self._query_md(Query.exec_arg_md, arg)
+
+    def _has_tensor(self, index: int) -> bool:
+        post_ops = self.recipe.attributes.post_ops
+        return index < len(post_ops) and isinstance(post_ops[index], Binary)
 
     @property
     def src(self) -> MemoryDesc:
