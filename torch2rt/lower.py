@@ -294,9 +294,11 @@ class Lowering:
 
     def _check(self, node: fx.Node, name: str, value: Tensor | list[Tensor]) -> None:
         expected = node.meta["val"]
-        pairs = (
-            [(expected, value)] if isinstance(value, Tensor) else zip(expected, value, strict=False)
-        )
+        if isinstance(value, Tensor):
+            pairs = [(expected, value)]
+        else:  # torch 2.11 gives states of an LSTM that nobody reads an axis too many
+            results = zip(expected, value, strict=False)
+            pairs = [pair for i, pair in enumerate(results) if self.is_result_used(i)]
         for want, got in pairs:
             if isinstance(want, torch.Tensor) and not _same_type(type_of(want), got.type):
                 raise LoweringError(
