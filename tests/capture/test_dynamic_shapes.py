@@ -10,7 +10,7 @@ from torch.export import Dim
 
 from torch2rt.capture import CapturedGraph, capture
 from torch2rt.capture.check import compare, difference, relative_error
-from torch2rt.capture.errors import DynamicShapeError, PytreeError
+from torch2rt.capture.errors import CaptureError, DynamicShapeError, PytreeError
 from torch2rt.capture.shapes import resized
 from torch2rt.capture.trace import Tracer
 
@@ -108,6 +108,12 @@ def test_a_batch_that_cannot_be_free_is_fixed_and_the_reason_noted(
     assert note.startswith("every size is fixed to the example's: ")
     assert reason in note
     assert_right_at(captured, Function(function), x)
+
+
+def test_a_fixed_capture_is_compared_with_the_model_too() -> None:
+    model = Function(lambda x: x.reshape(3, 8) * (2 if _is_traced(x) else 3))
+    with pytest.raises(CaptureError, match="the captured graph differs from the model: output"):
+        capture(model, (torch.randn(3, 8),), {})
 
 
 def test_rank_zero_and_empty_inputs_have_no_batch() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import json
 import pickle
 import subprocess
@@ -189,15 +190,19 @@ def test_attributes_outside_of_init_come_back() -> None:
     assert spec.rebuild(tensors).seen == 5
 
 
-def test_a_class_local_to_a_function_survives_copying_not_pickling() -> None:
+def test_a_class_local_to_a_function_lives_as_long_as_its_process() -> None:
     @dataclass
     class Local:
         value: torch.Tensor
 
     spec, tensors = OutputSpec.from_value(Local(A))
     assert isinstance(copy.deepcopy(spec).rebuild(tensors), Local)
+    assert isinstance(OutputSpec.from_json(spec.to_json()).rebuild(tensors), Local)
+    pickled = pickle.dumps(spec)
+    del spec, Local
+    gc.collect()
     with pytest.raises(PytreeError, match=r"has no .*Local.*Import"):
-        pickle.loads(pickle.dumps(spec)).rebuild(tensors)
+        pickle.loads(pickled).rebuild(tensors)
 
 
 def test_registered_classes_are_taken_apart_by_their_registration() -> None:

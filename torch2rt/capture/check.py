@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -138,22 +139,28 @@ def compare(
     Both run from the same random state. ModelFails where the model does not run.
     """
     try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+        with _same_random_numbers(tensors):
             spec, expected = tracer.run(tensors)
     except EXPORT_FAILURES as error:
         raise ModelFails(f"the model fails there ({_first_line(error)})") from error
     if spec != captured.output_spec:
         return "the model returns another structure there"
     try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+        with _same_random_numbers(tensors):
             found = captured.run(tensors, CheckedRun(captured, tensors).run)
     except WrongShape as error:
         return str(error)
     except EXPORT_FAILURES as error:
         return f"the graph fails there ({_first_line(error)})"
     return difference(spec.names, expected, found)
+
+
+@contextmanager
+def _same_random_numbers(tensors: Sequence[torch.Tensor]) -> Iterator[None]:
+    devices = {tensor.device for tensor in tensors if tensor.device.type == "cuda"}
+    with torch.random.fork_rng(devices=sorted(devices, key=str)):
+        torch.manual_seed(0)
+        yield
 
 
 def difference(

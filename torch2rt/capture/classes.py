@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib
 import sys
+from weakref import WeakValueDictionary
 
 from torch2rt.capture.errors import PytreeError
+
+_captured: WeakValueDictionary[str, type] = WeakValueDictionary()
 
 
 class ClassName:
@@ -14,7 +17,7 @@ class ClassName:
     Pickle keeps the two strings only, so a file can be unpickled where the class is missing; the
     first use then imports the module. A name read from an engine file is not ``trusted``: such a
     file must not be able to run code, so its class is only looked up in modules that the program
-    has imported itself.
+    has imported itself, and among the classes that this process has captured.
     """
 
     __slots__ = ("_found", "module", "qualname", "trusted")
@@ -23,13 +26,13 @@ class ClassName:
         self.module = module
         self.qualname = qualname
         self.trusted = trusted
-        self._found: type | None = None
+        self._found = _captured.get(f"{module}.{qualname}")
 
     @classmethod
     def of(cls, found: type) -> ClassName:
         """Name of a class that is at hand."""
         name = cls(found.__module__, found.__qualname__, trusted=True)
-        name._found = found
+        name._found = _captured[str(name)] = found
         return name
 
     def resolve(self) -> type:

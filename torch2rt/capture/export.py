@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from torch2rt.capture.captured import CapturedGraph
-from torch2rt.capture.check import check_capture
+from torch2rt.capture.check import ModelFails, check_capture, compare
 from torch2rt.capture.errors import CaptureError, DynamicShapeError, PytreeError
 from torch2rt.capture.pytree import CallSpec
 from torch2rt.capture.shapes import AxisOf, ShapeRequest, resized
@@ -120,6 +120,17 @@ def _capture_with_free_batch(tracer: Tracer, tensors: list[torch.Tensor]) -> Cap
             return found
         reason = found
     captured = tracer.trace(tensors)
+    try:
+        wrong = compare(tracer, captured, tensors)
+    except ModelFails as error:
+        wrong = str(error)
+    if wrong is not None:
+        raise CaptureError(
+            model=tracer.name, where="",
+            reason=f"the captured graph differs from the model: {wrong}",
+            remedy="Its forward does something else while torch.export runs it; look for code that "
+            "asks torch.compiler, catches errors, or keeps state.",
+        )
     captured.notes.append(f"every size is fixed to the example's: {reason}")
     return captured
 

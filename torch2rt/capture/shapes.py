@@ -160,7 +160,7 @@ def resized(tensor: torch.Tensor, sizes: Mapping[int, int]) -> torch.Tensor:
         old = tensor.size(axis)
         if old == size:
             continue
-        index = torch.arange(size)
+        index = torch.arange(size, device=tensor.device)
         tensor = tensor.index_select(axis, index % old)
         if tensor.is_floating_point():
             factor = 1 - (index // old).to(tensor.dtype) / 16
