@@ -119,7 +119,7 @@ def run_turn(call: Callable[[], object], order: Turn, idle_cpu_s: float) -> Turn
     """Warm up for ``order.warm_s``, then time calls; the median is per call, in milliseconds."""
     gc.disable()
     cpu_started = time.process_time()
-    group = _warm_up(call, order.warm_s)
+    group = warm_up(call, order.warm_s)
     samples: list[float] = []
     deadline = time.perf_counter() + order.seconds
     while time.perf_counter() < deadline or len(samples) * group < order.min_calls:
@@ -132,7 +132,7 @@ def run_turn(call: Callable[[], object], order: Turn, idle_cpu_s: float) -> Turn
     return TurnDone(statistics.median(samples) * 1e3, len(samples) * group, cpu_s, idle_cpu_s)
 
 
-def _warm_up(call: Callable[[], object], warm_s: float) -> int:
+def warm_up(call: Callable[[], object], warm_s: float) -> int:
     """Call until ``warm_s`` has passed; how many calls make a sample long enough to time."""
     quickest = float("inf")
     deadline = time.perf_counter() + warm_s
