@@ -267,7 +267,7 @@ def test_a_file_names_classes_but_imports_nothing(tmp_path: Any) -> None:
     ("kind", "cls"),
     [("dataclass", ["subprocess", "Popen"]), ("namedtuple", ["builtins", "tuple"]),
      ("object", ["subprocess", "Popen"]), ("registered", ["subprocess", "Popen"]),
-     ("structseq", ["builtins", "list"])],
+     ("structseq", ["builtins", "list"]), ("defaultdict", ["subprocess", "Popen"])],
 )
 def test_a_file_cannot_call_what_is_no_container(kind: str, cls: list[str]) -> None:
     data = {"kind": kind, "keys": ["args"], "children": [{"constant": "touch /tmp/no"}],

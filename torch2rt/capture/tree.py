@@ -62,6 +62,7 @@ LEAF: Final = Leaf()
 _DICTS: Final[dict[str, type]] = {
     "dict": dict, "OrderedDict": OrderedDict, "defaultdict": defaultdict
 }
+_FACTORIES: Final = (list, dict, tuple, set, int, float, str)  # of a defaultdict
 _PLAIN_KINDS: Final = ("list", "tuple", *_DICTS)
 _CLASS_KINDS: Final = ("namedtuple", "structseq", "dataclass", "object", "registered")
 # Classes that hold data and run no code when an instance comes or goes: safe to put together
@@ -114,7 +115,9 @@ def _shape_of(value: Any) -> Container | None:
     if kind is list or kind is tuple:
         return Container(kind.__name__, tuple(range(len(value))), ())
     if kind.__name__ in _DICTS and kind is _DICTS[kind.__name__]:
-        factory = getattr(value, "default_factory", None)
+        factory = value.default_factory if isinstance(value, defaultdict) else None
+        if factory is not None and factory not in _FACTORIES:
+            return None
         named = ClassName.of(factory) if isinstance(factory, type) else None
         return Container(kind.__name__, tuple(value), (), named)
     if isinstance(value, tuple) and hasattr(kind, "_fields"):
@@ -219,12 +222,17 @@ def _build_container(tree: Container, items: list[Any]) -> Any:
             return tuple(items)
         case "dict" | "OrderedDict":
             return _DICTS[tree.kind](zip(tree.keys, items, strict=True))
-        case "defaultdict":
-            factory = tree.cls.resolve() if tree.cls is not None else None
-            return defaultdict(factory, zip(tree.keys, items, strict=True))
+        case "defaultdict" if tree.cls is None:
+            return defaultdict(None, zip(tree.keys, items, strict=True))
     assert tree.cls is not None
-    cls: Any = tree.cls.resolve()
+    return _build_of_class(tree, tree.cls.resolve(), items)
+
+
+def _build_of_class(tree: Container, cls: Any, items: list[Any]) -> Any:
+    """A container of a named class; a file may name any, so each is checked to be one."""
     match tree.kind:
+        case "defaultdict" if cls in _FACTORIES:
+            return defaultdict(cls, zip(tree.keys, items, strict=True))
         case "namedtuple" if issubclass(cls, tuple) and hasattr(cls, "_fields"):
             return cls(*items)
         case "structseq" if issubclass(cls, tuple) and hasattr(cls, "n_sequence_fields"):
