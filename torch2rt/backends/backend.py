@@ -65,8 +65,11 @@ class Backend(abc.ABC):
     ) -> tuple[list[Tactic], list[str]]:
         """The tactics that take a layer, and why others do not.
 
-        Only those of the highest level that is less than ``below``.
+        Only those of the highest level that is less than ``below``. A layer that makes something
+        of nothing (a product over no features is zeros) is left to the last resort.
         """
+        if _makes_something_of_nothing(spec):
+            below = min(below, 1)
         taken: list[Tactic] = []
         refused: list[str] = []
         for tactic in self.tactics.values():
@@ -79,6 +82,11 @@ class Backend(abc.ABC):
                 taken.append(tactic)
         level = max((tactic.level for tactic in taken if tactic.level < below), default=None)
         return [tactic for tactic in taken if tactic.level == level], refused
+
+
+def _makes_something_of_nothing(spec: LayerSpec) -> bool:
+    inputs, outputs = spec.inputs[: spec.main_count], spec.outputs
+    return any(x.element_count == 0 for x in inputs) and any(x.element_count for x in outputs)
 
 
 @cache

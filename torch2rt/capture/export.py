@@ -13,6 +13,7 @@ from torch2rt.capture.captured import CapturedGraph
 from torch2rt.capture.check import ModelFails, check_capture, compare
 from torch2rt.capture.errors import CaptureError, DynamicShapeError, PytreeError
 from torch2rt.capture.pytree import CallSpec
+from torch2rt.capture.refusals import check_model, check_tensors
 from torch2rt.capture.shapes import AxisOf, ShapeRequest, resized
 from torch2rt.capture.trace import Tracer
 
@@ -36,27 +37,14 @@ def capture(
     """
     compiled = getattr(model, "_orig_mod", None)
     model = compiled if isinstance(compiled, nn.Module) else model
+    check_model(model)
     call_spec, tensors = CallSpec.from_call(model.forward, args, dict(kwargs or {}))
-    _check_tensors(call_spec, tensors)
+    check_tensors(call_spec.names, tensors)
     tensors = [tensor.detach() for tensor in tensors]
     tracer = Tracer(model, call_spec, opaque_modules)
     if dynamic_shapes is not None:
         return _capture_as_asked(tracer, tensors, dynamic_shapes)
     return _capture_with_free_batch(tracer, tensors)
-
-
-def _check_tensors(call_spec: CallSpec, tensors: Sequence[torch.Tensor]) -> None:
-    if not tensors:
-        raise PytreeError(
-            path="the example inputs", reason="they hold no tensor",
-            remedy="Give the arguments the model is called with",
-        )
-    for name, tensor in zip(call_spec.names, tensors, strict=True):
-        if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_nested:
-            raise PytreeError(
-                path=name, reason=f"a tensor of layout {tensor.layout} is not supported",
-                remedy="Give a dense tensor",
-            )
 
 
 def _capture_as_asked(

@@ -156,6 +156,8 @@ def resized(tensor: torch.Tensor, sizes: Mapping[int, int]) -> torch.Tensor:
 
     Repeated entries of a floating tensor are scaled a little, so that no two are alike.
     """
+    if tensor.is_floating_point() and tensor.itemsize == 1:  # torch does not compute in float8
+        return resized(tensor.float(), sizes).to(tensor.dtype)
     for axis, size in sizes.items():
         old = tensor.size(axis)
         if old == size:

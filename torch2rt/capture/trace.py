@@ -28,6 +28,7 @@ from torch2rt.capture.functionalise import Functionaliser
 from torch2rt.capture.inline import inline_regions
 from torch2rt.capture.opaque import OpaqueCall, make_opaque
 from torch2rt.capture.pytree import CallSpec, OutputSpec
+from torch2rt.capture.refusals import check_graph
 from torch2rt.capture.shapes import AxisOf
 from torch2rt.errors import Torch2rtError
 
@@ -187,6 +188,7 @@ class Tracer:
         functionaliser = Functionaliser(program.graph, memory, names, self.name)
         graph = functionaliser.run()
         _drop_unread_state(graph, names)
+        check_graph(graph, self.name)
         inputs = self._inputs(program, graph)
         notes = [
             f"input {item.name!r} was mutated in place by the model; the engine leaves it unchanged"

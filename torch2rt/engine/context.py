@@ -70,14 +70,16 @@ def step_spec(plan: Plan, row: PlanStep, layers: Mapping[str, Layer]) -> LayerSp
     """The spec of a step, from the plan's tensors and the network's layer."""
     inputs = tuple(plan.tensors[i].spec for i in row.inputs)
     outputs = tuple(plan.tensors[i].spec for i in row.outputs)
-    if not row.layer:
-        kind = Reformat(outputs[0].dtype)
-        return LayerSpec(REFORMAT, REFORMAT, kind, None, inputs, outputs, (None,) * len(inputs))
-    layer = layers[row.layer]
     constants = tuple(
         plan.tensors[i].storage.name if plan.tensors[i].storage.place == "constant" else None
         for i in row.inputs
     )
+    if not row.layer:
+        kind = Reformat(outputs[0].dtype)
+        # Code is shared by name and signature, and that of a constant holds its address.
+        name = f"{REFORMAT} {constants[0]}" if constants[0] is not None else REFORMAT
+        return LayerSpec(name, REFORMAT, kind, None, inputs, outputs, constants)
+    layer = layers[row.layer]
     return LayerSpec(
         layer.name, layer.where, specialize_kind(layer.kind, plan.symbols), layer.epilogue,
         inputs, outputs, constants,
