@@ -37,7 +37,10 @@ class ReferenceMade:
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """Build one variant of one contender and check it against the reference."""
+    """Build one variant of one contender and check it against the reference.
+
+    With ``realtime``, a contender that chooses kernels by timing does so undisturbed.
+    """
 
     source: ModelSource
     contender: str
@@ -47,6 +50,7 @@ class Build:
     threads: int
     reference: str
     folder: str
+    realtime: bool = False
 
 
 @dataclass(frozen=True, slots=True)

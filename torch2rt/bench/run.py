@@ -131,6 +131,7 @@ class Run:
             self.options.threads,
             str(self.reference),
             str(folder),
+            self.options.realtime,
         )
         build_entrant(entrant, order, self.options)
         return entrant

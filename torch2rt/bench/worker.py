@@ -87,7 +87,8 @@ def build(contender: Contender, order: Build) -> tuple[Callable[[], object], Bui
         loaded, order.variant, order.precision, order.device, order.threads, Path(order.folder)
     )
     started = time.perf_counter()
-    with contender.context():
+    quiet = order.realtime and contender.times_while_building
+    with contender.context(), realtime_turn(quiet):
         call = contender.build(request)
         outputs = call()
     build_s = time.perf_counter() - started

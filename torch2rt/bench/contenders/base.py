@@ -39,6 +39,8 @@ class Contender(ABC):
     devices: ClassVar[tuple[str, ...]] = ("cpu",)
     # Whether others are compared with it: everything but torch2rt itself.
     is_peer: ClassVar[bool] = True
+    # Whether it chooses kernels by timing them, so that noise while building costs it speed.
+    times_while_building: ClassVar[bool] = False
 
     @abstractmethod
     def build(self, request: BuildRequest) -> Callable[[], object]:

@@ -22,6 +22,7 @@ class Compile(Contender):
     packages: ClassVar = ("torch",)
     variants: ClassVar = dict.fromkeys(DTYPES, MODES)
     devices: ClassVar = ("cpu", "cuda")
+    times_while_building = True
 
     def build(self, request: BuildRequest) -> Callable[[], object]:
         """The compiled module; compilation happens at its first call."""

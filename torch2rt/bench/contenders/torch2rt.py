@@ -21,6 +21,7 @@ class Torch2rt(Contender):
     variants: ClassVar = {p: ("engine",) for p in ("fp32", "tf32", "bf16", "fp16", "auto")}
     devices: ClassVar = ("cpu", "cuda")
     is_peer = False
+    times_while_building = True
 
     def build(self, request: BuildRequest) -> Callable[[], object]:
         """Convert with the default options and a cold timing cache."""
@@ -33,6 +34,7 @@ class Torch2rt(Contender):
             precision=request.precision,
             device=request.device,
             timing_cache=request.folder / "timing_cache.json",
+            threads=request.threads,
             progress=False,
         )
         args = tuple(cast_floats(v, torch.float32, request.device) for v in loaded.args)
