@@ -1,0 +1,20 @@
+"""Kernels of our own, generated as LLVM IR text and compiled in the process by llvmlite."""
+
+from torch2rt.backends.cpu.jit.compiler import (
+    JitUnavailable,
+    Machine,
+    address_of_kernel,
+    jit_unavailable,
+    machine,
+)
+from torch2rt.backends.cpu.jit.function import Function, Loop
+
+__all__ = [
+    "Function",
+    "JitUnavailable",
+    "Loop",
+    "Machine",
+    "address_of_kernel",
+    "jit_unavailable",
+    "machine",
+]

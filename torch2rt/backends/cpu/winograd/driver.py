@@ -1,0 +1,234 @@
+"""The function every thread runs: its blocks of tiles, one after the other, through all stages.
+
+A block's transformed input and products stay in the core's second-level cache; threads meet only at
+the end.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum, auto
+
+from torch2rt.backends.cpu.jit import Function, Machine, address_of_kernel
+
+
+class Field(IntEnum):
+    """Positions of the 64-bit numbers a run is described by. Strides count f32 elements."""
+
+    @staticmethod
+    def _generate_next_value_(name: str, start: int, count: int, last: list[int]) -> int:
+        return count
+
+    source = auto()  # address of x
+    weights = auto()  # address of the transformed weights
+    table = auto()  # address of the addresses of the output and the epilogue's operands
+    workspace = auto()  # address; each thread has its part
+    workspace_elements = auto()
+    product_offset = auto()  # of the products in a thread's workspace
+    border_offset = auto()  # of the copy of a tile that hangs over the image's border
+    blocks = auto()
+    tiles = auto()
+    tiles_per_row = auto()
+    tiles_per_image = auto()
+    height = auto()
+    width = auto()
+    out_height = auto()
+    out_width = auto()
+    pad_height = auto()
+    pad_width = auto()
+    image_stride = auto()
+    row_stride = auto()
+    column_stride = auto()
+    channel_stride = auto()
+    out_image_stride = auto()
+    out_row_stride = auto()
+    out_column_stride = auto()
+    out_channel_stride = auto()
+    channels = auto()
+    registers = auto()  # of input channels
+    out_channels = auto()
+    out_registers = auto()
+    input_matrix = auto()  # distance of the n * n matrices of transformed input
+    product_matrix = auto()
+    panels = auto()
+    panel_elements = auto()  # of a whole panel of weights
+    panel_width = auto()
+    whole_panels = auto()
+    product_table = auto()  # address of the kernels for whole panels, by rows
+    last_product_table = auto()  # of those for the last panel
+    rows = auto()  # of a product at most
+    input_kernel = auto()
+    output_kernel = auto()
+    thread_number = auto()  # address of omp_get_thread_num
+    thread_count = auto()  # address of omp_get_num_threads
+    matrix_elements = auto()  # of the transformed weights of one matrix
+
+
+def driver_kernel(m: int, machine: Machine) -> int:
+    """Address of the function of one thread; its argument is the address of the `Field` numbers."""
+    name = f"winograd_driver_{m}_{machine.lanes}"
+    return address_of_kernel(name, lambda: _Driver(name, m, machine).text())
+
+
+class _Driver:
+    def __init__(self, name: str, m: int, machine: Machine) -> None:
+        self.f = Function(name, [("ptr", "data")], machine.lanes)
+        self.m = m
+        self.size = m + 2
+        self._loaded: dict[Field, str] = {}
+        for field in Field:
+            pointer = self.f.at("%data", field.value, "i64")
+            self._loaded[field] = self.f.load("i64", pointer, 8)
+
+    def text(self) -> str:
+        f, get = self.f, self._loaded
+        thread, threads = self._ask(Field.thread_number), self._ask(Field.thread_count)
+        begin = self._share(thread, threads, Field.blocks)
+        end = self._share(f.integer("add", thread, 1), threads, Field.blocks)
+        with f.when(f.compare("slt", begin, end)):
+            part = f.integer("mul", thread, get[Field.workspace_elements])
+            v = f.at(self._pointer(Field.workspace), part)
+            products = f.at(v, get[Field.product_offset])
+            border = f.at(v, get[Field.border_offset])
+            with f.loop(begin, end) as block:
+                first = self._share(block.counter, get[Field.blocks], Field.tiles)
+                after = f.integer("add", block.counter, 1)
+                last = self._share(after, get[Field.blocks], Field.tiles)
+                count = f.integer("sub", last, first)
+                with f.loop(0, count) as tile:
+                    self._transform(f.integer("add", first, tile.counter), tile.counter, v, border)
+                self._multiply(v, products, count)
+                with f.loop(0, count) as tile:
+                    self._store(f.integer("add", first, tile.counter), tile.counter, products)
+        return f.text
+
+    def _ask(self, field: Field) -> str:
+        narrow = self.f.value(f"call i32 {self._pointer(field)}()")
+        return self.f.value(f"sext i32 {narrow} to i64")
+
+    def _pointer(self, field: Field) -> str:
+        return self.f.value(f"inttoptr i64 {self._loaded[field]} to ptr")
+
+    def _share(self, index: str, parts: str, field: Field) -> str:
+        """Where part ``index`` of so many starts."""
+        whole = self.f.integer("mul", index, self._loaded[field])
+        return self.f.integer("sdiv", whole, parts)
+
+    def _position(self, tile: str) -> tuple[str, str, str]:
+        """(image, row of tiles, column of tiles) of a tile."""
+        f, get = self.f, self._loaded
+        image = f.integer("sdiv", tile, get[Field.tiles_per_image])
+        rest = f.integer("srem", tile, get[Field.tiles_per_image])
+        row = f.integer("sdiv", rest, get[Field.tiles_per_row])
+        return image, row, f.integer("srem", rest, get[Field.tiles_per_row])
+
+    def _transform(self, tile: str, position: str, v: str, border: str) -> None:
+        """Transform one tile, through a copy with zeros where it hangs over the border."""
+        f, get = self.f, self._loaded
+        image, row, column = self._position(tile)
+        top = f.integer("sub", f.integer("mul", row, self.m), get[Field.pad_height])
+        left = f.integer("sub", f.integer("mul", column, self.m), get[Field.pad_width])
+        start = f.integer("mul", image, get[Field.image_stride])
+        start = f.integer("add", start, f.integer("mul", top, get[Field.row_stride]))
+        start = f.integer("add", start, f.integer("mul", left, get[Field.column_stride]))
+        source = f.at(self._pointer(Field.source), start)
+        target = f.at(v, f.integer("mul", position, get[Field.channels]))
+        inside = f.value(f"and i1 {self._fits(top, Field.height)}, {self._fits(left, Field.width)}")
+        strides = [get[s] for s in (Field.row_stride, Field.column_stride, Field.channel_stride)]
+        with f.when(inside):
+            self._call_input(source, strides, target)
+        with f.when(f.value(f"xor i1 {inside}, true")):
+            self._copy_border(source, top, left, border)
+            row_stride = f.integer("mul", get[Field.channels], self.size)
+            strides = [row_stride, get[Field.channels], str(f.lanes)]
+            self._call_input(border, strides, target)
+
+    def _fits(self, start: str, extent: Field) -> str:
+        f = self.f
+        reached = f.integer("add", start, self.size)
+        within = f.compare("sle", reached, self._loaded[extent])
+        return f.value(f"and i1 {f.compare('sge', start, 0)}, {within}")
+
+    def _call_input(self, source: str, strides: list[str], target: str) -> None:
+        get = self._loaded
+        self.f.call(self._pointer(Field.input_kernel), [
+            ("ptr", source), *(("i64", stride) for stride in strides), ("ptr", target),
+            ("i64", get[Field.input_matrix]), ("i64", get[Field.registers]),
+        ])
+
+    def _copy_border(self, source: str, top: str, left: str, border: str) -> None:
+        """border [n, n, c] = the tile's pixels, zeros outside the image."""
+        f, get = self.f, self._loaded
+        with f.loop(0, self.size) as i, f.loop(0, self.size) as j:
+            y, x = f.integer("add", top, i.counter), f.integer("add", left, j.counter)
+            # Compared as unsigned numbers, negative ones are outside as well.
+            rows = f.compare("ult", y, get[Field.height])
+            valid = f.value(f"and i1 {rows}, {f.compare('ult', x, get[Field.width])}")
+            pixel = f.integer("mul", i.counter, get[Field.row_stride])
+            step = f.integer("mul", j.counter, get[Field.column_stride])
+            pixel = f.at(source, f.integer("add", pixel, step))
+            place = f.integer("add", f.integer("mul", i.counter, self.size), j.counter)
+            target = f.at(border, f.integer("mul", place, get[Field.channels]))
+            with f.when(valid), f.loop(0, get[Field.registers]) as c:
+                shift = f.integer("mul", c.counter, get[Field.channel_stride])
+                value = f.load(f.vector, f.at(pixel, shift))
+                f.store(f.vector, value, f.at(target, f.integer("mul", c.counter, f.lanes)))
+            invalid = f.value(f"xor i1 {valid}, true")
+            with f.when(invalid), f.loop(0, get[Field.registers]) as c:
+                place = f.at(target, f.integer("mul", c.counter, f.lanes))
+                f.store(f.vector, "zeroinitializer", place)
+
+    def _multiply(self, v: str, products: str, count: str) -> None:
+        """The n * n products [tiles, c] x [c, k] of a block, panel by panel of k."""
+        f, get = self.f, self._loaded
+        more = f.integer("add", count, f.integer("sub", get[Field.rows], 1))
+        groups = f.integer("sdiv", more, get[Field.rows])
+        weights = self._pointer(Field.weights)
+        tables = [get[Field.product_table], get[Field.last_product_table]]
+        with f.loop(0, self.size**2) as matrix, f.loop(0, get[Field.panels]) as panel:
+            left = f.at(v, f.integer("mul", matrix.counter, get[Field.input_matrix]))
+            right = f.at(weights, f.integer("mul", matrix.counter, get[Field.matrix_elements]))
+            shift = f.integer("mul", panel.counter, get[Field.panel_elements])
+            right = f.at(right, shift)
+            out = f.at(products, f.integer("mul", matrix.counter, get[Field.product_matrix]))
+            out = f.at(out, f.integer("mul", panel.counter, get[Field.panel_width]))
+            whole = f.compare("slt", panel.counter, get[Field.whole_panels])
+            chosen = f.value(f"select i1 {whole}, i64 {tables[0]}, i64 {tables[1]}")
+            table = f.value(f"inttoptr i64 {chosen} to ptr")
+            with f.loop(0, groups) as group:
+                self._call_product(table, left, right, out, count, groups, group.counter)
+
+    def _call_product(
+        self, table: str, left: str, right: str, out: str, count: str, groups: str, group: str
+    ) -> None:
+        """Group ``group`` of ``groups`` nearly equal ones of a block's rows."""
+        f, get = self.f, self._loaded
+        first = f.integer("sdiv", f.integer("mul", group, count), groups)
+        after = f.integer("add", group, 1)
+        last = f.integer("sdiv", f.integer("mul", after, count), groups)
+        position = f.integer("sub", f.integer("sub", last, first), 1)
+        kernel = f.load("ptr", f.at(table, position, "i64"), 8)
+        f.call(kernel, [
+            ("ptr", f.at(left, f.integer("mul", first, get[Field.channels]))), ("ptr", right),
+            ("ptr", f.at(out, f.integer("mul", first, get[Field.out_channels]))),
+            ("i64", get[Field.channels]), ("i64", get[Field.out_channels]),
+        ])
+
+    def _store(self, tile: str, position: str, products: str) -> None:
+        """Transform one tile's products back and write the pixels that exist."""
+        f, get = self.f, self._loaded
+        image, row, column = self._position(tile)
+        top, left = f.integer("mul", row, self.m), f.integer("mul", column, self.m)
+        start = f.integer("mul", image, get[Field.out_image_stride])
+        start = f.integer("add", start, f.integer("mul", top, get[Field.out_row_stride]))
+        start = f.integer("add", start, f.integer("mul", left, get[Field.out_column_stride]))
+        p = f.at(products, f.integer("mul", position, get[Field.out_channels]))
+        numbers = [
+            start, get[Field.out_row_stride], get[Field.out_column_stride],
+            get[Field.out_channel_stride], get[Field.out_registers],
+            f.integer("sub", get[Field.out_height], top),
+            f.integer("sub", get[Field.out_width], left),
+        ]
+        f.call(self._pointer(Field.output_kernel), [
+            ("ptr", p), ("i64", get[Field.product_matrix]), ("ptr", self._pointer(Field.table)),
+            *(("i64", number) for number in numbers),
+        ])

@@ -1,0 +1,144 @@
+"""The output transform of one tile with a layer's epilogue in registers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+
+from torch2rt import expression as ex
+from torch2rt.backends.cpu.jit import Function, Machine, address_of_kernel
+from torch2rt.backends.cpu.winograd import transform
+from torch2rt.backends.cpu.winograd.kernels import declarations
+
+_MATH = {"add": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv"}
+
+
+def missing_op(expression: ex.Expression) -> str | None:
+    """The first op of an expression that has no vector code here, or None."""
+    for node in ex.walk(expression):
+        if isinstance(node, ex.Apply) and node.op not in _MATH and node.op not in _PRINTERS:
+            return node.op
+    return None
+
+
+def output_kernel(
+    m: int, epilogue: ex.Expression | None, operands: Sequence[str], machine: Machine
+) -> int:
+    """Address of AT m A and the epilogue for one tile, see `write_output`.
+
+    ``operands`` says of each further input whether it is a "tensor" like the output, one value per
+    "channel", or a "scalar".
+    """
+    text = epilogue.text if epilogue is not None else "i0"
+    digest = hashlib.sha256(f"{text}|{','.join(operands)}".encode()).hexdigest()[:16]
+    name = f"winograd_output_{m}_{machine.lanes}_{digest}"
+    return address_of_kernel(
+        name, lambda: declarations(machine) + write_output(name, m, epilogue, operands, machine)
+    )
+
+
+def write_output(
+    name: str, m: int, epilogue: ex.Expression | None, operands: Sequence[str], machine: Machine
+) -> str:
+    """AT p A of one tile for all channels, then the epilogue, then the pixels that exist.
+
+    ``p`` is the tile's row of the first product, ``matrix`` the distance of products; ``table``
+    holds the addresses of the output and of the operands; ``start`` is the tile's first pixel in
+    the output and in tensors like it, with the strides ``row``, ``column`` and ``channel``.
+    """
+    size = m + 2
+    f = Function(name, [
+        ("ptr", "p"), ("i64", "matrix"), ("ptr", "table"), ("i64", "start"), ("i64", "row"),
+        ("i64", "column"), ("i64", "channel"), ("i64", "channels"), ("i64", "rows"),
+        ("i64", "columns"),
+    ], machine.lanes)
+    bases = [f.load("ptr", f.at("%table", i, "i64"), 8) for i in range(len(operands) + 1)]
+    root = epilogue if epilogue is not None else ex.Input(0)
+    with f.loop(0, "%channels") as loop:
+        first = f.integer("mul", loop.counter, machine.lanes)
+        p = f.at("%p", first)
+        shift = f.integer("add", "%start", f.integer("mul", loop.counter, "%channel"))
+        fixed = {
+            index: _fixed_operand(f, kind, bases[index], first)
+            for index, kind in enumerate(operands, 1) if kind != "tensor"
+        }
+        columns = []
+        for j in range(size):
+            column = [
+                f.load(f.vector, f.at(p, f.integer("mul", "%matrix", i * size + j)))
+                for i in range(size)
+            ]
+            columns.append(transform.apply_output(f, m, column))
+        for i in range(m):
+            with f.when(f.compare("slt", i, "%rows")):
+                values = transform.apply_output(f, m, [column[i] for column in columns])
+                line = f.integer("add", shift, f.integer("mul", "%row", i))
+                for j, value in enumerate(values):
+                    with f.when(f.compare("slt", j, "%columns")):
+                        pixel = f.integer("add", line, f.integer("mul", "%column", j))
+                        tensors = {
+                            index: f.load(f.vector, f.at(bases[index], pixel))
+                            for index, kind in enumerate(operands, 1) if kind == "tensor"
+                        }
+                        result = _printed(f, root, {0: value, **fixed, **tensors})
+                        f.store(f.vector, result, f.at(bases[0], pixel))
+    return f.text
+
+
+def _fixed_operand(f: Function, kind: str, base: str, first: str) -> str:
+    """An operand that is the same for all pixels: a vector of channels or one number."""
+    if kind == "channel":
+        return f.load(f.vector, f.at(base, first))
+    return f.broadcast(f.load("float", base))
+
+
+def _printed(f: Function, root: ex.Expression, inputs: Mapping[int, str]) -> str:
+    """Add the instructions of an expression; the name of its value. Common parts once."""
+    known: dict[ex.Expression, str] = {}
+
+    def value(node: ex.Expression) -> str:
+        if isinstance(node, ex.Input):
+            return inputs[node.index]
+        if isinstance(node, ex.Constant):
+            return f.constant(float(node.value))
+        if node not in known:
+            arguments = [value(argument) for argument in node.arguments]
+            if node.op in _MATH:
+                known[node] = f.math(_MATH[node.op], arguments[0], arguments[1])
+            else:
+                known[node] = _PRINTERS[node.op](f, *arguments)
+        return known[node]
+
+    return value(root)
+
+
+def _maximum(f: Function, left: str, right: str) -> str:
+    return f.select("ogt", left, right, left, right)
+
+
+def _minimum(f: Function, left: str, right: str) -> str:
+    return f.select("olt", left, right, left, right)
+
+
+def _hardsigmoid(f: Function, x: str) -> str:
+    shifted = f.math("fadd", x, f.constant(3.0))
+    clipped = _minimum(f, _maximum(f, shifted, f.constant(0.0)), f.constant(6.0))
+    return f.math("fmul", clipped, f.constant(1 / 6))
+
+
+_PRINTERS: dict[str, Callable[..., str]] = {
+    "max": _maximum,
+    "min": _minimum,
+    "relu": lambda f, x: _maximum(f, x, f.constant(0.0)),
+    "clamp": lambda f, x, low, high: _minimum(f, _maximum(f, x, low), high),
+    "leaky_relu": lambda f, x, slope: f.select(
+        "ogt", x, f.constant(0.0), x, f.math("fmul", x, slope)
+    ),
+    "neg": lambda f, x: f.math("fsub", f.constant(-0.0), x),
+    "abs": lambda f, x: f.intrinsic("fabs", x),
+    "sqrt": lambda f, x: f.intrinsic("sqrt", x),
+    "square": lambda f, x: f.math("fmul", x, x),
+    "hardsigmoid": _hardsigmoid,
+    "hardswish": lambda f, x: f.math("fmul", x, _hardsigmoid(f, x)),
+    "to_float32": lambda f, x: x,
+}

@@ -1,0 +1,297 @@
+"""Which convolutions Winograd's algorithm takes, and how one is laid out, prepared and bound."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from torch2rt.backends.buffer import Buffer, address_of, aligned_bytes
+from torch2rt.backends.cpu.epilogue import choice
+from torch2rt.backends.cpu.jit import Machine, jit_unavailable, machine
+from torch2rt.backends.cpu.layouts import blocked_layout
+from torch2rt.backends.cpu.onednn.openmp import get_threads, openmp
+from torch2rt.backends.cpu.winograd import driver, kernels, output, transform
+from torch2rt.backends.cpu.winograd.driver import Field
+from torch2rt.backends.spec import LayerSpec, Layout, LayoutChoice, TensorSpec
+from torch2rt.backends.tactic import Call, Prepared, Refusal, Unprepared, Weights
+from torch2rt.layers.convolution import Convolution
+from torch2rt.network.dtype import Array, DType
+
+# What a block of tiles may take of a core's second-level cache, beside the weights flowing through.
+BLOCK_BYTES = 640 * 1024
+# Distance of matrices: not a multiple of a page, or all would fall on the same cache sets.
+PADDING_ELEMENTS = 16
+
+
+def refusal(spec: LayerSpec, m: int) -> Refusal | None:
+    """Why F(m x m, 3 x 3) does not take a layer, or None."""
+    kind = spec.kind
+    if not isinstance(kind, Convolution):
+        return Refusal(f"{kind.name} is not a convolution")
+    x, weight = spec.inputs[:2]
+    if x.rank != 4 or weight.shape[2:] != (3, 3):
+        return Refusal("Winograd's algorithm is written for 3 x 3 windows")
+    if kind.stride != (1, 1) or kind.dilation != (1, 1) or kind.groups != 1:
+        return Refusal("Winograd's algorithm needs stride 1, dilation 1 and one group")
+    if any(tensor.dtype is not DType.FLOAT32 for tensor in (*spec.inputs, *spec.outputs)):
+        return Refusal("the transforms are written for float32")
+    if spec.constants[1] is None:
+        return Refusal("the weights are no constant")
+    if min(spec.outputs[0].shape) == 0 or min(spec.outputs[0].shape[2:]) < m:
+        return Refusal(f"the output is smaller than a tile of {m} x {m}")
+    reason = jit_unavailable()
+    if reason is not None:
+        return Refusal(reason)
+    lanes = machine().lanes
+    if x.shape[1] % lanes or weight.shape[0] % lanes:
+        return Refusal(f"the channels are no multiples of {lanes}")
+    return _epilogue_refusal(spec)
+
+
+def _epilogue_refusal(spec: LayerSpec) -> Refusal | None:
+    if spec.epilogue is None:
+        return None
+    missing = output.missing_op(spec.epilogue)
+    if missing is not None:
+        return Refusal(f"the output transform has no {missing}")
+    for index in range(spec.main_count, len(spec.inputs)):
+        if operand_kind(spec, index) is None:
+            return Refusal(f"epilogue input {index} broadcasts in another way than by channel")
+    return None
+
+
+def operand_kind(spec: LayerSpec, index: int) -> str | None:
+    """What an epilogue input is: "tensor", "channel", "scalar", or None for anything else."""
+    given, target = spec.inputs[index], spec.outputs[0]
+    is_constant = spec.constants[index] is not None
+    if given.shape == target.shape and not is_constant:
+        return "tensor"
+    if given.element_count == 1:
+        return "scalar"
+    shape = (1,) * (target.rank - given.rank) + given.shape
+    return "channel" if shape == (1, target.shape[1], 1, 1) else None
+
+
+def layouts(spec: LayerSpec) -> Sequence[LayoutChoice]:
+    """Channels last, and blocked."""
+    return [
+        choice(spec, (layout, Layout.PLAIN), layout)
+        for layout in (Layout.CHANNELS_LAST, blocked_layout())
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Tiling:
+    """How the tiles of a layer are divided: ``blocks`` nearly equal blocks, a share per thread."""
+
+    rows: int
+    columns: int
+    images: int
+    blocks: int
+
+    @property
+    def tiles(self) -> int:
+        """Of all images."""
+        return self.images * self.rows * self.columns
+
+    @property
+    def largest(self) -> int:
+        """Tiles of a block at most."""
+        return -(-self.tiles // self.blocks)
+
+
+def tiling(spec: LayerSpec, m: int, threads: int) -> Tiling:
+    """Blocks as large as the cache allows, as many for every thread."""
+    images, out_channels, height, width = spec.outputs[0].shape
+    rows, columns = -(-height // m), -(-width // m)
+    tile_bytes = (m + 2) ** 2 * (spec.inputs[0].shape[1] + out_channels) * 4
+    fitting = max(6, BLOCK_BYTES // tile_bytes)
+    each = -(-images * rows * columns // threads)
+    blocks = min(-(-each // fitting) * threads, images * rows * columns)
+    return Tiling(rows, columns, images, blocks)
+
+
+def strides(spec: TensorSpec) -> tuple[int, int, int, int]:
+    """Elements between images, pixel rows, pixels, and registers of channels."""
+    _, channels, height, width = spec.shape
+    image = channels * height * width
+    if spec.layout is Layout.CHANNELS_LAST:
+        return image, width * channels, channels, machine().lanes
+    block = spec.layout.block
+    if block != machine().lanes:
+        raise Unprepared(f"layout {spec.layout.value} has no blocks of {machine().lanes}")
+    return image, width * block, block, height * width * block
+
+
+def prepare(spec: LayerSpec, weights: Weights, m: int) -> Prepared:
+    """Compile what is not compiled yet, transform the weights."""
+    target = machine()
+    threads = get_threads()
+    divided = tiling(spec, m, threads)
+    packed = _packed_weights(spec, weights, m, target)
+    kinds = [str(operand_kind(spec, i)) for i in range(spec.main_count, len(spec.inputs))]
+    numbers = _numbers(spec, m, divided, target)
+    keep = [packed, _product_tables(spec.outputs[0].shape[1], target)]
+    numbers[Field.weights] = address_of(packed)
+    numbers[Field.product_table] = address_of(keep[1])
+    numbers[Field.last_product_table] = address_of(keep[1]) + 8 * target.rows
+    numbers[Field.input_kernel] = kernels.input_kernel(m, target)
+    numbers[Field.output_kernel] = output.output_kernel(m, spec.epilogue, kinds, target)
+    operands = [_constant_operand(spec, weights, i)
+                for i in range(spec.main_count, len(spec.inputs))]
+    return WinogradPrepared(
+        numbers, driver.driver_kernel(m, target), threads, operands, keep,
+        workspace_bytes=threads * int(numbers[Field.workspace_elements]) * 4,
+        may_overwrite=tuple(
+            index for index, kind in enumerate(kinds, spec.main_count) if kind == "tensor"
+        ),
+    )
+
+
+def _packed_weights(spec: LayerSpec, weights: Weights, m: int, target: Machine) -> Array:
+    name = spec.constants[1]
+    if name is None:
+        raise Unprepared("the weights are no constant")
+    shape = spec.inputs[1].shape
+
+    def make() -> Array:
+        values = weights.array(name).reshape(shape)
+        return _aligned(transform.transformed_weights(values, m, target.columns * target.lanes))
+
+    packed: Array = weights.packed((name, "winograd", m, target.lanes), make)
+    return packed
+
+
+def _constant_operand(spec: LayerSpec, weights: Weights, index: int) -> Array | None:
+    """The numbers of a constant input of the epilogue, None for one with a buffer."""
+    name = spec.constants[index]
+    if name is None:
+        return None
+    packed: Array = weights.packed(
+        (name, "aligned"), lambda: _aligned(weights.array(name).reshape(-1))
+    )
+    return packed
+
+
+def _aligned(values: Array) -> Array:
+    """A copy that starts at a multiple of 64 bytes."""
+    target: Array = aligned_bytes(values.nbytes).view(values.dtype)
+    target[:] = values.reshape(-1)
+    return target
+
+
+def _product_tables(out_channels: int, target: Machine) -> Array:
+    """Addresses of the products for whole panels, then of those for what is left."""
+    left = out_channels // target.lanes % target.columns
+    table = kernels.product_kernels(target.columns, target)
+    last = kernels.product_kernels(left, target) if left else table
+    return np.array([*table, *last], np.int64)
+
+
+def _numbers(spec: LayerSpec, m: int, divided: Tiling, target: Machine) -> Array:
+    """The `Field` numbers that depend on shapes alone."""
+    kind = spec.kind
+    if not isinstance(kind, Convolution):
+        raise Unprepared(f"{kind.name} is not a convolution")
+    x, y = spec.inputs[0], spec.outputs[0]
+    channels, out_channels = x.shape[1], y.shape[1]
+    size, panel = m + 2, target.lanes * target.columns
+    input_matrix = divided.largest * channels + PADDING_ELEMENTS
+    product_matrix = divided.largest * out_channels + PADDING_ELEMENTS
+    product_offset = size**2 * input_matrix
+    border_offset = product_offset + size**2 * product_matrix
+    gomp = openmp()
+    fields: dict[Field, int] = {
+        Field.workspace_elements: border_offset + size**2 * channels,
+        Field.product_offset: product_offset, Field.border_offset: border_offset,
+        Field.blocks: divided.blocks, Field.tiles: divided.tiles,
+        Field.tiles_per_row: divided.columns,
+        Field.tiles_per_image: divided.columns * divided.rows,
+        Field.height: x.shape[2], Field.width: x.shape[3],
+        Field.out_height: y.shape[2], Field.out_width: y.shape[3],
+        Field.pad_height: kind.padding_before[0], Field.pad_width: kind.padding_before[1],
+        Field.channels: channels, Field.registers: channels // target.lanes,
+        Field.out_channels: out_channels, Field.out_registers: out_channels // target.lanes,
+        Field.input_matrix: input_matrix, Field.product_matrix: product_matrix,
+        Field.panels: -(-out_channels // panel), Field.whole_panels: out_channels // panel,
+        Field.panel_elements: channels * panel, Field.panel_width: panel,
+        Field.rows: target.rows, Field.matrix_elements: channels * out_channels,
+        Field.thread_number: _address(gomp.omp_get_thread_num),
+        Field.thread_count: _address(gomp.omp_get_num_threads),
+    }
+    given = (Field.image_stride, Field.row_stride, Field.column_stride, Field.channel_stride)
+    made = (Field.out_image_stride, Field.out_row_stride, Field.out_column_stride,
+            Field.out_channel_stride)
+    fields |= dict(zip(given, strides(x), strict=True))
+    fields |= dict(zip(made, strides(y), strict=True))
+    numbers = np.zeros(len(Field), np.int64)
+    for field, value in fields.items():
+        numbers[field] = value
+    return numbers
+
+
+def _address(function: Any) -> int:
+    """Address of a function of a loaded library."""
+    return int(ctypes.cast(function, ctypes.c_void_p).value or 0)
+
+
+@dataclass
+class WinogradPrepared(Prepared):
+    """One parallel region: ``driver`` run by ``threads`` threads on a copy of ``numbers``.
+
+    ``operands`` are the epilogue's constants; ``keep`` is memory that the numbers point to.
+    """
+
+    numbers: Array
+    driver: int
+    threads: int
+    operands: Sequence[Array | None]
+    keep: Sequence[Array]
+    workspace_bytes: int = 0
+    may_overwrite: tuple[int, ...] = ()
+
+    def bind(
+        self, inputs: Sequence[Buffer], outputs: Sequence[Buffer], workspace: int, stream: Any
+    ) -> Sequence[Call]:
+        """One call."""
+        numbers = self.numbers.copy()
+        table = np.zeros(len(self.operands) + 1, np.int64)
+        numbers[Field.table] = address_of(table)
+        numbers[Field.workspace] = workspace
+        _follow(inputs[0], numbers, Field.source)
+        _follow(outputs[0], table, 0)
+        first = len(inputs) - len(self.operands)
+        for position, operand in enumerate(self.operands, 1):
+            if operand is None:
+                _follow(inputs[first + position - 1], table, position)
+            else:
+                table[position] = address_of(operand)
+        return [(ParallelCall(self, numbers, table), ())]
+
+
+def _follow(buffer: Buffer, numbers: Array, position: int) -> None:
+    """Keep a number equal to a buffer's address."""
+    numbers[position] = buffer.address
+    move: Callable[[int], None] = lambda address: numbers.__setitem__(position, address)  # noqa: E731
+    buffer.on_move(move)
+
+
+class ParallelCall:
+    """Runs the driver on the OpenMP team that oneDNN uses as well."""
+
+    __slots__ = ("_arguments", "_memory", "_parallel")
+
+    def __init__(self, prepared: WinogradPrepared, numbers: Array, table: Array) -> None:
+        self._memory = (prepared, numbers, table)
+        self._parallel = openmp().GOMP_parallel
+        self._arguments = (
+            ctypes.c_void_p(prepared.driver), ctypes.c_void_p(address_of(numbers)),
+            ctypes.c_uint(prepared.threads), ctypes.c_uint(0),
+        )
+
+    def __call__(self) -> None:
+        self._parallel(*self._arguments)
