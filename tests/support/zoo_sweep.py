@@ -87,13 +87,19 @@ def _counted(names: list[str]) -> str:
     return " ".join(f"{name}*{count}" for name, count in counts)
 
 
-def sweep(names: list[str], workers: int, threads: int, cache: str) -> list[Row]:
-    """A row per model, in the order of ``names``."""
+def sweep(
+    names: list[str], workers: int, threads: int, cache: str, journal: Path | None = None
+) -> list[Row]:
+    """A row per model, in the order of ``names``.
+
+    Rows are added to ``journal`` as they come, and those it holds already are not made again.
+    """
+    rows = _rows_of(journal, names)
     waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
     for name in names:
-        waiting.put(name)
-    rows: dict[str, Row] = {}
-    with tqdm(total=len(names), desc="sweep") as bar:
+        if name not in rows:
+            waiting.put(name)
+    with tqdm(total=len(names), initial=len(rows), desc="sweep", mininterval=10) as bar:
 
         def work() -> None:
             worker = Worker(threads, cache)
@@ -103,6 +109,9 @@ def sweep(names: list[str], workers: int, threads: int, cache: str) -> list[Row]
                 except queue.Empty:
                     return worker.close()
                 rows[name] = worker.measure(name)
+                if journal is not None:
+                    with journal.open("a", encoding="utf-8") as file:
+                        file.write(json.dumps(asdict(rows[name])) + "\n")
                 bar.write(f"{name}: {rows[name].status[:150]}")
                 bar.update()
 
@@ -112,6 +121,13 @@ def sweep(names: list[str], workers: int, threads: int, cache: str) -> list[Row]
         for thread in crew:
             thread.join()
     return [rows[name] for name in names]
+
+
+def _rows_of(journal: Path | None, names: list[str]) -> dict[str, Row]:
+    if journal is None or not journal.exists():
+        return {}
+    rows = [Row(**json.loads(line)) for line in journal.read_text("utf-8").splitlines()]
+    return {row.model: row for row in rows if row.model in names and row.status == "ok"}
 
 
 class Worker:
@@ -201,6 +217,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--cache", default="", help="timing cache")
+    parser.add_argument("--journal", type=Path, help="rows so far: a stopped sweep goes on")
     parser.add_argument("--output", type=Path, default=Path("sweep.csv"))
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -212,14 +229,16 @@ def main() -> None:
     if options.serve:
         return serve(cache, options.threads)
     names = options.models or largest_first(list(zoo.FULL))
-    rows = sweep(names, options.workers, options.threads, cache)
+    rows = sweep(names, options.workers, options.threads, cache, options.journal)
     write_table(sorted(rows, key=lambda row: row.model), options.output, options.threads)
 
 
 def largest_first(names: list[str]) -> list[str]:
     """Those known to take long at the front, so that no worker is left with one at the end."""
-    long = ("regnet_y_128", "vit_h", "efficientnet_b7", "efficientnet_v2_l", "regnet_", "vit_l",
-            "efficientnet_b6", "mvit", "swin3d", "convnext_large", "densenet201", "clip", "maxvit")
+    long = (
+        "regnet_y_128", "vit_h", "swin3d", "efficientnet_b7", "efficientnet_v2_l", "regnet_",
+        "vit_l", "efficientnet_b6", "mvit", "convnext_large", "densenet201", "clip", "maxvit",
+    )
     groups = itertools.chain(
         *([name for name in names if key in name] for key in long), names
     )

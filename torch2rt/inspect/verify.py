@@ -16,8 +16,8 @@ from torch2rt.inspect.bisect import first_off
 from torch2rt.inspect.tolerance import NETWORK, relative_error
 from torch2rt.network.network import Network
 
-# How much worse than the model's own rounding error an engine may be.
-_ALLOWED_OVER_EAGER = 4.0
+# How much worse an engine may be than the model's own rounding error at that precision.
+_ALLOWED_OVER_EAGER = {"fp32": 4.0, "bf16": 1.5}
 
 
 def verify_engine(
@@ -28,7 +28,8 @@ def verify_engine(
 
     An output further off than the tolerance of the engine's precision is judged again against
     ``network`` (the captured one, before any pass) in float64: it may be a few times as far from
-    that as the model is. VerificationError names the output and the first layer that is off.
+    that as the model is when it computes in that precision. VerificationError names the output
+    and the first layer that is off.
     """
     got = run_engine(engine, inputs)
     names = [binding.name for binding in engine.bindings.outputs]
@@ -40,8 +41,8 @@ def verify_engine(
     worst = max(errors, key=lambda name: errors[name], default=None)
     if worst is None or errors[worst] <= limit:
         return errors
-    of_eager = _eager_error(network, inputs, expected, names)[worst]
-    allowed = max(limit, _ALLOWED_OVER_EAGER * of_eager)
+    of_eager = _eager_error(network, inputs, expected, names, engine.precision)[worst]
+    allowed = max(limit, _ALLOWED_OVER_EAGER[engine.precision] * of_eager)
     if errors[worst] <= allowed:
         return errors
     raise _failure(engine, inputs, what, worst, errors[worst], allowed)
@@ -78,18 +79,24 @@ def run_engine(engine: Engine, inputs: Sequence[torch.Tensor]) -> list[torch.Ten
 
 def _eager_error(
     network: Network, inputs: Sequence[torch.Tensor], expected: Sequence[torch.Tensor],
-    names: Sequence[str],
+    names: Sequence[str], precision: str,
 ) -> dict[str, float]:
-    """How far the model itself is from float64."""
-    doubled = {
-        name: tensor.double() if tensor.is_floating_point() else tensor
+    """How far the model itself is from float64 at a precision; ``expected`` is its fp32 result."""
+    exact = _run_in(network, inputs, torch.float64)
+    found = dict(zip(names, expected, strict=True))
+    if precision == "bf16":
+        found = _run_in(network, inputs, torch.bfloat16)
+    return {name: relative_error(found[name], exact[name]) for name in names}
+
+
+def _run_in(
+    network: Network, inputs: Sequence[torch.Tensor], dtype: torch.dtype
+) -> dict[str, torch.Tensor]:
+    cast = {
+        name: tensor.to(dtype) if tensor.is_floating_point() else tensor
         for name, tensor in zip(network.inputs, inputs, strict=True)
     }
-    exact = run_network(network, doubled, dtype=torch.float64)
-    return {
-        name: relative_error(want, exact[name])
-        for name, want in zip(names, expected, strict=True)
-    }
+    return run_network(network, cast, dtype=dtype)
 
 
 def _failure(

@@ -28,8 +28,8 @@ TOLERANT = frozenset({
     "group_norm", "layer_norm", "matmul", "pad", "pointwise", "pool", "reduce", "reshape",
     "resize", "slice", "softmax", "transpose",
 })
-# Kinds whose constant operands are large and stored in the low precision.
-WEIGHTED = frozenset({"convolution", "deconvolution", "embedding", "matmul"})
+# Kinds that take float32 constants beside operands of low precision: those are small, and kept.
+TAKES_WIDE = frozenset({"group_norm", "layer_norm", "pointwise"})
 
 
 class LowerPrecision(Pass):
@@ -75,9 +75,8 @@ class LowerPrecision(Pass):
         if tensor.dtype not in (DType.FLOAT32, self.dtype) or tensor.dtype == wanted:
             return tensor
         if tensor.is_constant and wanted is self.dtype:
-            is_weight = layer.kind.name in WEIGHTED and index < len(layer.main_inputs)
-            is_moved = layer.kind.name in ("concat", "attention")
-            if not (is_weight or is_moved):
+            is_epilogue = index >= len(layer.main_inputs)
+            if is_epilogue or layer.kind.name in TAKES_WIDE:
                 return tensor
         return self._cast(network, tensor, wanted, casts, layer)
 
