@@ -12,8 +12,8 @@ import torch2rt
 from torch2rt.inspect.tolerance import NETWORK, relative_error
 
 CONVOLUTIONAL = (
-    "resnet18", "resnext50", "mobilenet_v2", "mobilenet_v3", "googlenet", "densenet121",
-    "shufflenet", "efficientnet", "regnet", "convnext", "deeplabv3", "fcn", "lraspp", "r2plus1d",
+    "resnet18", "mobilenet_v2", "mobilenet_v3", "googlenet", "densenet121",
+    "shufflenet", "efficientnet", "regnet", "convnext", "deeplabv3", "fcn", "r2plus1d",
     "unet",
 )
 OTHERS = ("vit", "swin", "bert", "gpt2", "t5", "llama", "lstm_tagger")

@@ -120,6 +120,21 @@ def segformer() -> Factory:
     return make
 
 
+def small_vit() -> tuple[nn.Module, Inputs]:
+    model = torchvision.models.VisionTransformer(
+        image_size=64, patch_size=16, num_layers=2, num_heads=4, hidden_dim=128, mlp_dim=256
+    )
+    return model, image(64)
+
+
+def small_swin() -> tuple[nn.Module, Inputs]:
+    """Two stages, so shifted windows and a patch merging are there."""
+    model = torchvision.models.SwinTransformer(
+        patch_size=[4, 4], embed_dim=48, depths=[2, 2], num_heads=[2, 4], window_size=[4, 4]
+    )
+    return model, image(64)
+
+
 def full_size() -> dict[str, Factory]:
     """Every vision model by ``family/name``, as large as its authors use it."""
     found = {f"torchvision/{name}": classifier(name) for name in classifiers()}
