@@ -27,6 +27,8 @@ class Attention(LayerKind):
     key j from query i where j > i. With ``is_grouped``, the batch's last axis counts heads and
     each head of k and v serves as many consecutive heads of q. A query with every key hidden
     gives zeros. Output: [*batch, l, d], dtype of q.
+    ``*_heads_last`` tells that this operand has the last axis of its batch, the heads, behind its
+    rows: [*, l, h, e] where [*, h, l, e] is meant, as linear layers leave and take it.
     Source: torch.nn.functional.scaled_dot_product_attention; ONNX Attention.
     """
 
@@ -35,12 +37,24 @@ class Attention(LayerKind):
     is_causal: bool = False
     has_mask: bool = False
     is_grouped: bool = False
+    query_heads_last: bool = False
+    key_heads_last: bool = False
+    value_heads_last: bool = False
+    output_heads_last: bool = False
+
+    @property
+    def inputs_heads_last(self) -> tuple[bool, bool, bool]:
+        """The flags of q, k and v."""
+        return self.query_heads_last, self.key_heads_last, self.value_heads_last
 
     def infer(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
-        """[*batch, l, d]."""
+        """[*batch, l, d]; [*, l, h, d] with ``output_heads_last``."""
         if len(inputs) != 3 + self.has_mask:
             raise ValueError(f"attention with {len(inputs)} inputs, has_mask={self.has_mask}")
-        q, k, v = inputs[:3]
+        q, k, v = (
+            _heads_first(x, is_last)
+            for x, is_last in zip(inputs[:3], self.inputs_heads_last, strict=True)
+        )
         if min(q.rank, k.rank, v.rank) < 2:
             raise ValueError(f"attention needs two axes or more, not {q}, {k} and {v}")
         _check_equal(q.shape[-1], k.shape[-1], f"feature sizes of query {q} and key {k}")
@@ -49,22 +63,37 @@ class Attention(LayerKind):
         if self.is_grouped:
             heads = batches[0][-1]
             batches[1:] = [_with_heads(batch, heads) for batch in batches[1:]]
-        return (TensorType((*broadcast(*batches), q.shape[-2], v.shape[-1]), q.dtype),)
+        shape = (*broadcast(*batches), q.shape[-2], v.shape[-1])
+        return (_heads_first(TensorType(shape, q.dtype), self.output_heads_last),)
 
     def reference(self, inputs: Sequence[TorchTensor]) -> tuple[TorchTensor, ...]:
         """The function of torch."""
-        q, k, v = inputs[:3]
+        q, k, v = (
+            x.transpose(-3, -2) if is_last else x
+            for x, is_last in zip(inputs[:3], self.inputs_heads_last, strict=True)
+        )
         mask = inputs[3] if self.has_mask else None
         result = torch.nn.functional.scaled_dot_product_attention(
             q, k, v, mask, 0.0, self.is_causal, scale=self.scale, enable_gqa=self.is_grouped
         )
-        return (result,)
+        return (result.transpose(-3, -2) if self.output_heads_last else result,)
 
     def flops(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> int:
         """Two per multiply-add of the two products."""
         features = inputs[0].shape[-1] + inputs[2].shape[-1]
-        scores = outputs[0].element_count // outputs[0].shape[-1] * inputs[1].shape[-2]
+        keys = inputs[1].shape[-3 if self.key_heads_last else -2]
+        scores = outputs[0].element_count // outputs[0].shape[-1] * keys
         return 2 * int(scores * features)
+
+
+def _heads_first(x: TensorType, is_last: bool) -> TensorType:
+    """The type with the axes of heads and rows exchanged; the same function undoes it."""
+    if not is_last:
+        return x
+    if x.rank < 3:
+        raise ValueError(f"attention: {x} has no axis of heads to stand last")
+    *batch, rows, heads, features = x.shape
+    return TensorType((*batch, heads, rows, features), x.dtype)
 
 
 def _check_equal(left: object, right: object, what: str) -> None:

@@ -1,15 +1,21 @@
-"""Attention by oneDNN: scores, softmax, mix; the scores stay in the workspace."""
+"""Attention by oneDNN: scores, softmax, mix; the scores stay in the workspace.
+
+No fast matmul or binary of oneDNN takes an operand of one value per row of the scores, so no step
+here has one: what varies by query alone is spread over the keys first.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
 from torch2rt.backends.cpu import onednn
+from torch2rt.backends.cpu.attention_mask import AttentionMask, Spread
 from torch2rt.backends.cpu.descriptors import aligned_shape
 from torch2rt.backends.cpu.epilogue import Fusion, add_fused
+from torch2rt.backends.cpu.expression_steps import is_usable
 from torch2rt.backends.cpu.layouts import is_supported_float
 from torch2rt.backends.cpu.onednn import (
     Algorithm,
@@ -30,8 +36,6 @@ from torch2rt.backends.tactic import Prepared, Refusal, Tactic, Unprepared, Weig
 from torch2rt.layers.attention import Attention
 from torch2rt.network.dtype import DType
 
-# What hides a key: finite, so that a query with every key hidden stays finite and can be zeroed.
-HIDDEN = -1e30
 MAX_RANK = 6
 _MASK_DTYPES = (DType.BOOL, DType.FLOAT32, DType.BFLOAT16, DType.FLOAT16)
 
@@ -68,23 +72,33 @@ class ComposedAttention(Tactic):
         shapes = attention_shapes(spec)
         element = element_type(spec)
         q, k, v = (
-            builder.input(index, MemoryDesc.plain(dims, element, strides))
-            for index, (dims, strides) in enumerate((shapes.q, shapes.k, shapes.v))
+            builder.input(index, MemoryDesc.plain(strided.dims, element, strided.strides))
+            for index, strided in enumerate((shapes.q, shapes.k, shapes.v))
         )
-        mask = _Mask(builder, shapes)
-        scores = builder.temporary(MemoryDesc.plain(shapes.scores, DataType.f32))
-        post_ops: list[PostOp] = [Eltwise(Algorithm.linear, _kind(spec).scale)]
-        memories: dict[int, Source] = {Arg.src: q, Arg.weights: k, Arg.dst: scores}
-        for addend in mask.addends:
-            memories[post_op_arg(len(post_ops))] = addend
-            post_ops.append(Binary(Algorithm.add, addend.desc))
-        if mask.alive is not None:
-            post_ops.append(Eltwise(Algorithm.clip_v2, HIDDEN, float("inf")))
-        desc = onednn.matmul(q.desc, k.desc, None, scores.desc, attributes=Attributes(post_ops))
-        builder.execute(desc, memories)
+        mask = AttentionMask(builder, _kind(spec), shapes.mask, shapes.scores)
+        scores = _add_scores(builder, q, k, mask, shapes)
         shares = _add_softmax(builder, scores, element)
-        _add_mix(builder, shares, v, mask.alive, shapes)
+        for visible in mask.visible:
+            _add_product(builder, shares, visible)
+        _add_mix(builder, shares, v, shapes)
         return builder.finish()
+
+
+def _add_scores(
+    builder: StepBuilder, q: Source, k: Source, mask: AttentionMask, shapes: AttentionShapes
+) -> Operand:
+    """Scale q k^T, with the mask added where there is one, in f32."""
+    scores = builder.temporary(MemoryDesc.plain(shapes.scores, DataType.f32))
+    post_ops: list[PostOp] = [Eltwise(Algorithm.linear, _kind(builder.spec).scale)]
+    memories: dict[int, Source] = {Arg.src: q, Arg.weights: k, Arg.dst: scores}
+    if mask.addend is not None:
+        memories[post_op_arg(len(post_ops))] = mask.addend
+        post_ops.append(Binary(Algorithm.add, mask.addend.desc))
+    if mask.lowest is not None:
+        post_ops.append(Eltwise(Algorithm.clip_v2, mask.lowest, math.inf))
+    desc = onednn.matmul(q.desc, k.desc, None, scores.desc, attributes=Attributes(post_ops))
+    _execute(builder, desc, memories, scores)
+    return scores
 
 
 def _add_softmax(builder: StepBuilder, scores: Operand, element: DataType) -> Operand:
@@ -94,138 +108,105 @@ def _add_softmax(builder: StepBuilder, scores: Operand, element: DataType) -> Op
         shares = builder.temporary(MemoryDesc.plain(scores.desc.dims, element))
     axis = len(scores.desc.dims) - 1
     desc = onednn.softmax(scores.desc, shares.desc, axis)
-    builder.execute(desc, {Arg.src: scores, Arg.dst: shares})
+    _execute(builder, desc, {Arg.src: scores, Arg.dst: shares}, shares)
     return shares
 
 
+def _add_product(builder: StepBuilder, shares: Operand, visible: Spread) -> None:
+    """Multiply the shares in place; by a factor as large as they are if nothing else is fast."""
+    for dims in dict.fromkeys((visible.dims, shares.desc.dims)):
+        factor = visible.spread(dims)
+        desc = onednn.binary(Algorithm.mul, shares.desc, factor.desc, shares.desc)
+        if is_usable(desc, math.prod(shares.desc.dims)):
+            builder.execute(desc, {Arg.src: shares, Arg.src_1: factor, Arg.dst: shares})
+            return
+    raise Unprepared("oneDNN has no fast product of shares and mask")
+
+
 def _add_mix(
-    builder: StepBuilder, shares: Operand, v: Source, alive: Source | None, shapes: AttentionShapes
+    builder: StepBuilder, shares: Operand, v: Source, shapes: AttentionShapes
 ) -> None:
-    """The mean of the values by their shares; zero for queries with every key hidden."""
-    spec = builder.spec
-    first: list[PostOp] = []
-    memories: dict[int, Source] = {Arg.src: shares, Arg.weights: v}
-    if alive is not None and _is_row_per_query(alive):
-        # No matmul of oneDNN takes an operand of one value per row.
-        desc = onednn.binary(Algorithm.mul, shares.desc, alive.desc, shares.desc)
-        builder.execute(desc, {Arg.src: shares, Arg.src_1: alive, Arg.dst: shares})
-    elif alive is not None:
-        first.append(Binary(Algorithm.mul, alive.desc))
-        memories[post_op_arg(0)] = alive
+    """The mean of the values by their shares, and the epilogue."""
 
     def make(bias: MemoryDesc | None, dst: MemoryDesc, attributes: Attributes) -> PrimitiveDesc:
-        together = Attributes([*first, *attributes.post_ops])
-        return onednn.matmul(shares.desc, v.desc, None, dst, attributes=together)
+        return onednn.matmul(shares.desc, v.desc, None, dst, attributes=attributes)
 
-    output = MemoryDesc.plain(shapes.y, data_type_of_output(spec))
+    y = shapes.y
+    output = MemoryDesc.plain(y.dims, data_type_of_output(builder.spec), y.strides)
+    memories: dict[int, Source] = {Arg.src: shares, Arg.weights: v}
     add_fused(builder, Fusion(make, lambda desc: memories, can_sum=False, output=output))
 
 
-def _is_row_per_query(alive: Source) -> bool:
-    return alive.desc.dims[-2] > 1
+def _execute(
+    builder: StepBuilder, desc: PrimitiveDesc, memories: Mapping[int, Source], target: Operand
+) -> None:
+    """Add a primitive. Raises Unprepared rather than take a reference implementation."""
+    if not is_usable(desc, math.prod(target.desc.dims)):
+        raise Unprepared(f"oneDNN has no fast {desc}")
+    builder.execute(desc, memories)
+
+
+@dataclass(frozen=True, slots=True)
+class Strided:
+    """Dims and strides, in elements, of an operand."""
+
+    dims: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    def exchanged(self, first: int, second: int) -> Strided:
+        """With two axes exchanged."""
+        dims, strides = list(self.dims), list(self.strides)
+        dims[first], dims[second] = dims[second], dims[first]
+        strides[first], strides[second] = strides[second], strides[first]
+        return Strided(tuple(dims), tuple(strides))
+
+    def split(self, axis: int, count: int) -> Strided:
+        """With an axis split in two, the first of ``count``."""
+        at = axis % len(self.dims)
+        inner = self.dims[at] // count
+        return Strided(
+            (*self.dims[:at], count, inner, *self.dims[at + 1 :]),
+            (*self.strides[:at], self.strides[at] * inner, *self.strides[at:]),
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class AttentionShapes:
-    """Dims, or (dims, strides), that the matmuls see: grouped heads get an axis of their own."""
+    """What the matmuls see, all of one rank: grouped heads get an axis of their own."""
 
-    q: tuple[tuple[int, ...], tuple[int, ...]]
-    k: tuple[tuple[int, ...], tuple[int, ...]]
-    v: tuple[tuple[int, ...], tuple[int, ...]]
+    q: Strided
+    k: Strided
+    v: Strided
+    y: Strided
     scores: tuple[int, ...]
-    y: tuple[int, ...]
     mask: tuple[int, ...]
 
 
 def attention_shapes(spec: LayerSpec) -> AttentionShapes:
-    """The dims of all operands with one rank; k is transposed by its strides."""
+    """The dims and strides of all operands; k is transposed by its strides."""
     kind = _kind(spec)
     rank = spec.outputs[0].rank
+    flags = (*kind.inputs_heads_last, kind.output_heads_last)
     q, k, v, y = (
-        aligned_shape(tensor.shape, rank) for tensor in (*spec.inputs[:3], spec.outputs[0])
+        _heads_first(aligned_shape(tensor.shape, rank), is_last)
+        for tensor, is_last in zip((*spec.inputs[:3], spec.outputs[0]), flags, strict=True)
     )
-    mask = aligned_shape(spec.inputs[3].shape, rank) if kind.has_mask else (1,) * rank
+    given = aligned_shape(spec.inputs[3].shape, rank) if kind.has_mask else (1,) * rank
+    mask = Strided(given, onednn.layout.row_major_strides(given))
     if kind.is_grouped:
-        heads = max(k[-3], v[-3])
-        q, y = _split_heads(q, heads), _split_heads(y, heads)
-        k, v = (*k[:-2], 1, *k[-2:]), (*v[:-2], 1, *v[-2:])
-        mask = _split_heads(mask, heads) if mask[-3] > 1 else (*mask[:-2], 1, *mask[-2:])
-    row_major = onednn.layout.row_major_strides
-    k_strides = row_major(k)
+        heads = max(k.dims[-3], v.dims[-3])
+        q, y = q.split(-3, heads), y.split(-3, heads)
+        k, v = k.split(-3, k.dims[-3]), v.split(-3, v.dims[-3])
+        mask = mask.split(-3, heads if mask.dims[-3] > 1 else 1)
     return AttentionShapes(
-        q=(q, row_major(q)),
-        k=((*k[:-2], k[-1], k[-2]), (*k_strides[:-2], k_strides[-1], k_strides[-2])),
-        v=(v, row_major(v)),
-        scores=(*y[:-1], k[-2]), y=y, mask=mask,
+        q=q, k=k.exchanged(-1, -2), v=v, y=y, scores=(*y.dims[:-1], k.dims[-2]), mask=mask.dims
     )
 
 
-def _split_heads(shape: tuple[int, ...], heads: int) -> tuple[int, ...]:
-    return (*shape[:-3], heads, shape[-3] // heads, *shape[-2:])
-
-
-class _Mask:
-    """What is added to the scores, and 1 per query that sees a key (None: all do)."""
-
-    def __init__(self, builder: StepBuilder, shapes: AttentionShapes) -> None:
-        self.builder = builder
-        self.shapes = shapes
-        self.addends: list[Source] = []
-        self.alive: Source | None = None
-        kind = _kind(builder.spec)
-        if kind.is_causal:
-            self.addends.append(self._causal())
-        if kind.has_mask:
-            self._add_given()
-
-    def _causal(self) -> Source:
-        rows, columns = self.shapes.scores[-2:]
-        hidden = np.arange(columns) > np.arange(rows)[:, None]
-        dims = (1,) * (len(self.shapes.scores) - 2) + (rows, columns)
-        array = np.where(hidden, np.float32(HIDDEN), np.float32(0)).reshape(dims)
-        desc = MemoryDesc.plain(dims, DataType.f32)
-        return self.builder.literal(("causal", rows, columns), array, desc)
-
-    def _add_given(self) -> None:
-        builder, dims = self.builder, self.shapes.mask
-        spec = builder.spec.inputs[3]
-        wide = MemoryDesc.plain(dims, DataType.f32)
-        if spec.dtype is DType.BOOL:
-            given = builder.input(3, MemoryDesc.plain(dims, DataType.u8))
-            addend: Source = builder.temporary(wide)
-            # (mask - 1) * 1e30: nothing where it is true.
-            desc = onednn.binary(
-                Algorithm.sub, given.desc, builder.scalar(1.0, len(dims)).desc, wide,
-                attributes=Attributes([Eltwise(Algorithm.linear, -HIDDEN)]),
-            )
-            builder.execute(desc, {
-                Arg.src: given, Arg.src_1: builder.scalar(1.0, len(dims)), Arg.dst: addend,
-            })
-        else:
-            element = onednn.DataType.f32 if spec.dtype is DType.FLOAT32 else element_of(spec.dtype)
-            addend = builder.input(3, MemoryDesc.plain(dims, element))
-        self.addends.append(addend)
-        self.alive = self._alive(addend)
-
-    def _alive(self, addend: Source) -> Source:
-        builder, dims = self.builder, self.shapes.mask
-        alive = builder.temporary(MemoryDesc.plain((*dims[:-1], 1), DataType.f32))
-        bound = builder.scalar(HIDDEN / 10, len(dims))
-        if dims[-1] == 1:
-            desc = onednn.binary(Algorithm.ge, addend.desc, bound.desc, alive.desc)
-            builder.execute(desc, {Arg.src: addend, Arg.src_1: bound, Arg.dst: alive})
-            return alive
-        desc = onednn.reduction(
-            Algorithm.reduction_max, addend.desc, alive.desc,
-            attributes=Attributes([Binary(Algorithm.ge, bound.desc)]),
-        )
-        builder.execute(desc, {Arg.src: addend, Arg.dst: alive, post_op_arg(0): bound})
-        return alive
-
-
-def element_of(dtype: DType) -> DataType:
-    """OneDNN's type of a low-precision float."""
-    return DataType.bf16 if dtype is DType.BFLOAT16 else DataType.f16
+def _heads_first(shape: tuple[int, ...], is_last: bool) -> Strided:
+    """A stored shape as [*, heads, rows, features]."""
+    stored = Strided(shape, onednn.layout.row_major_strides(shape))
+    return stored.exchanged(-2, -3) if is_last else stored
 
 
 def _kind(spec: LayerSpec) -> Attention:
