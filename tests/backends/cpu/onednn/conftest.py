@@ -73,7 +73,8 @@ def to_tensor(memory: onednn.Memory) -> torch.Tensor:
 
 @pytest.fixture(autouse=True)
 def threads() -> None:
-    onednn.set_threads(2)
+    """One: threads that spin at a barrier are slow beside other processes, and add no coverage."""
+    onednn.set_threads(1)
 
 
 @pytest.fixture

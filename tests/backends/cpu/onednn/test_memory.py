@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from torch2rt.backends.cpu.onednn import (
@@ -123,6 +123,7 @@ def test_pack_writes_into_a_submemory_s_place(rng):
 shapes = st.lists(st.integers(1, 20), min_size=4, max_size=4)
 
 
+@settings(deadline=None)
 @given(shapes, st.sampled_from(["abcd", "acdb", "aBcd16b", "aBcd8b", "bcda", "ABcd16b16a"]))
 def test_pack_and_unpack_are_inverse(shape, tag):
     value = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
@@ -130,6 +131,7 @@ def test_pack_and_unpack_are_inverse(shape, tag):
     np.testing.assert_array_equal(unpack(memory), value)
 
 
+@settings(deadline=None)
 @given(shapes)
 def test_padding_is_zero_after_packing(shape):
     """Kernels read whole blocks, so what fills a block up must be zero."""

@@ -4,6 +4,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 
 from torch2rt.backends.cpu import onednn
 from torch2rt.backends.cpu.onednn import Algorithm, Arg, DataType, MemoryDesc
@@ -164,3 +165,12 @@ def _seconds_per_call(function, arguments, calls=200):
     for _ in range(calls):
         function(*arguments)
     return (time.perf_counter() - start) / calls
+
+
+def test_the_comparison_of_these_tests_can_fail(assert_near):
+    right = torch.linspace(-1, 1, 64)
+    assert_near(right, right)
+    with pytest.raises(AssertionError, match="relative error"):
+        assert_near(right * 1.0001, right)
+    with pytest.raises(AssertionError):
+        assert_near(torch.full_like(right, float("nan")), right)

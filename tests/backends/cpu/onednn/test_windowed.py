@@ -24,6 +24,7 @@ from torch2rt.backends.cpu.onednn import (
     post_op_arg,
     resampling,
     scale_arg,
+    set_threads,
     zero_point_arg,
 )
 
@@ -86,7 +87,9 @@ def test_convolution_equals_torch(
     assert_near(actual, expected)
 
 
-def test_every_implementation_of_a_convolution_agrees(execute, assert_near):
+@pytest.mark.parametrize("threads", [1, 2])
+def test_every_implementation_of_a_convolution_agrees(execute, assert_near, threads):
+    set_threads(threads)
     x, w = torch.randn(1, 16, 8, 8), torch.randn(32, 16, 3, 3)
     expected = F.conv2d(x.double(), w.double(), padding=1)
     desc = convolution(
