@@ -29,7 +29,7 @@ class Machine:
     columns: int
 
 
-WIDE = Machine(lanes=16, rows=6, columns=4)
+WIDE = Machine(lanes=16, rows=14, columns=2)
 NARROW = Machine(lanes=8, rows=6, columns=2)
 
 

@@ -1,7 +1,8 @@
-"""The function every thread runs: its blocks of tiles, one after the other, through all stages.
+"""The function that every thread runs: tiles transformed, multiplied, transformed back.
 
-A block's transformed input and products stay in the core's second-level cache; threads meet only at
-the end.
+Where the activations are large, threads stay apart: each takes blocks of tiles, whose transformed
+input and products stay in its second-level cache, and reads all weights. Where the weights are
+large, threads share: each reads its share of the weights, and they meet between the stages.
 """
 
 from __future__ import annotations
@@ -60,13 +61,23 @@ class Field(IntEnum):
     output_kernel = auto()
     thread_number = auto()  # address of omp_get_thread_num
     thread_count = auto()  # address of omp_get_num_threads
+    barrier = auto()  # address of GOMP_barrier
+    border_elements = auto()
     matrix_elements = auto()  # of the transformed weights of one matrix
 
 
-def driver_kernel(m: int, machine: Machine) -> int:
-    """Address of the function of one thread; its argument is the address of the `Field` numbers."""
-    name = f"winograd_driver_{m}_{machine.lanes}"
-    return address_of_kernel(name, lambda: _Driver(name, m, machine).text())
+def driver_kernel(m: int, machine: Machine, is_shared: bool) -> int:
+    """Address of the function of one thread; its argument is the address of the `Field` numbers.
+
+    ``is_shared``: all tiles are one block, and the threads share its stages.
+    """
+    name = f"winograd_{'shared' if is_shared else 'apart'}_{m}_{machine.lanes}"
+
+    def write() -> str:
+        writer = _Driver(name, m, machine)
+        return writer.shared() if is_shared else writer.apart()
+
+    return address_of_kernel(name, write)
 
 
 class _Driver:
@@ -79,27 +90,49 @@ class _Driver:
             pointer = self.f.at("%data", field.value, "i64")
             self._loaded[field] = self.f.load("i64", pointer, 8)
 
-    def text(self) -> str:
+    def apart(self) -> str:
+        """Every thread takes whole blocks through all stages; all threads read all weights."""
         f, get = self.f, self._loaded
         thread, threads = self._ask(Field.thread_number), self._ask(Field.thread_count)
-        begin = self._share(thread, threads, Field.blocks)
-        end = self._share(f.integer("add", thread, 1), threads, Field.blocks)
+        begin, end = self._part(thread, threads, get[Field.blocks])
         with f.when(f.compare("slt", begin, end)):
             part = f.integer("mul", thread, get[Field.workspace_elements])
             v = f.at(self._pointer(Field.workspace), part)
-            products = f.at(v, get[Field.product_offset])
-            border = f.at(v, get[Field.border_offset])
+            products, border = self._products(v), f.at(v, get[Field.border_offset])
+            items = f.integer("mul", get[Field.panels], self.size**2)
             with f.loop(begin, end) as block:
-                first = self._share(block.counter, get[Field.blocks], Field.tiles)
-                after = f.integer("add", block.counter, 1)
-                last = self._share(after, get[Field.blocks], Field.tiles)
+                first, last = self._part(block.counter, get[Field.blocks], get[Field.tiles])
                 count = f.integer("sub", last, first)
                 with f.loop(0, count) as tile:
                     self._transform(f.integer("add", first, tile.counter), tile.counter, v, border)
-                self._multiply(v, products, count)
+                with f.loop(0, items) as item:
+                    self._multiply(item.counter, v, products, count)
                 with f.loop(0, count) as tile:
                     self._store(f.integer("add", first, tile.counter), tile.counter, products)
         return f.text
+
+    def shared(self) -> str:
+        """All tiles are one block: a thread reads its share of the weights alone, once."""
+        f, get = self.f, self._loaded
+        thread, threads = self._ask(Field.thread_number), self._ask(Field.thread_count)
+        v = self._pointer(Field.workspace)
+        products, border = self._products(v), f.at(v, get[Field.border_offset])
+        border = f.at(border, f.integer("mul", thread, get[Field.border_elements]))
+        items = f.integer("mul", get[Field.panels], self.size**2)
+        begin, end = self._part(thread, threads, get[Field.tiles])
+        with f.when(f.compare("slt", begin, end)), f.loop(begin, end) as tile:
+            self._transform(tile.counter, tile.counter, v, border)
+        f.call(self._pointer(Field.barrier), [])
+        first, last = self._part(thread, threads, items)
+        with f.when(f.compare("slt", first, last)), f.loop(first, last) as item:
+            self._multiply(item.counter, v, products, get[Field.tiles])
+        f.call(self._pointer(Field.barrier), [])
+        with f.when(f.compare("slt", begin, end)), f.loop(begin, end) as tile:
+            self._store(tile.counter, tile.counter, products)
+        return f.text
+
+    def _products(self, v: str) -> str:
+        return self.f.at(v, self._loaded[Field.product_offset])
 
     def _ask(self, field: Field) -> str:
         narrow = self.f.value(f"call i32 {self._pointer(field)}()")
@@ -108,10 +141,12 @@ class _Driver:
     def _pointer(self, field: Field) -> str:
         return self.f.value(f"inttoptr i64 {self._loaded[field]} to ptr")
 
-    def _share(self, index: str, parts: str, field: Field) -> str:
-        """Where part ``index`` of so many starts."""
-        whole = self.f.integer("mul", index, self._loaded[field])
-        return self.f.integer("sdiv", whole, parts)
+    def _part(self, index: str, parts: str, count: str) -> tuple[str, str]:
+        """Where part ``index`` of so many nearly equal ones starts and ends."""
+        f = self.f
+        after = f.integer("add", index, 1)
+        begin = f.integer("sdiv", f.integer("mul", index, count), parts)
+        return begin, f.integer("sdiv", f.integer("mul", after, count), parts)
 
     def _position(self, tile: str) -> tuple[str, str, str]:
         """(image, row of tiles, column of tiles) of a tile."""
@@ -177,41 +212,38 @@ class _Driver:
                 place = f.at(target, f.integer("mul", c.counter, f.lanes))
                 f.store(f.vector, "zeroinitializer", place)
 
-    def _multiply(self, v: str, products: str, count: str) -> None:
-        """The n * n products [tiles, c] x [c, k] of a block, panel by panel of k."""
+    def _multiply(self, item: str, v: str, products: str, count: str) -> None:
+        """One of the n * n products [tiles, c] x [c, k] of a block, for one panel of k."""
         f, get = self.f, self._loaded
+        matrix = f.integer("sdiv", item, get[Field.panels])
+        panel = f.integer("srem", item, get[Field.panels])
+        left = f.at(v, f.integer("mul", matrix, get[Field.input_matrix]))
+        right = f.at(
+            self._pointer(Field.weights), f.integer("mul", matrix, get[Field.matrix_elements])
+        )
+        right = f.at(right, f.integer("mul", panel, get[Field.panel_elements]))
+        out = f.at(products, f.integer("mul", matrix, get[Field.product_matrix]))
+        out = f.at(out, f.integer("mul", panel, get[Field.panel_width]))
+        tables = [get[Field.product_table], get[Field.last_product_table]]
+        whole = f.compare("slt", panel, get[Field.whole_panels])
+        chosen = f.value(f"select i1 {whole}, i64 {tables[0]}, i64 {tables[1]}")
+        table = f.value(f"inttoptr i64 {chosen} to ptr")
         more = f.integer("add", count, f.integer("sub", get[Field.rows], 1))
         groups = f.integer("sdiv", more, get[Field.rows])
-        weights = self._pointer(Field.weights)
-        tables = [get[Field.product_table], get[Field.last_product_table]]
-        with f.loop(0, self.size**2) as matrix, f.loop(0, get[Field.panels]) as panel:
-            left = f.at(v, f.integer("mul", matrix.counter, get[Field.input_matrix]))
-            right = f.at(weights, f.integer("mul", matrix.counter, get[Field.matrix_elements]))
-            shift = f.integer("mul", panel.counter, get[Field.panel_elements])
-            right = f.at(right, shift)
-            out = f.at(products, f.integer("mul", matrix.counter, get[Field.product_matrix]))
-            out = f.at(out, f.integer("mul", panel.counter, get[Field.panel_width]))
-            whole = f.compare("slt", panel.counter, get[Field.whole_panels])
-            chosen = f.value(f"select i1 {whole}, i64 {tables[0]}, i64 {tables[1]}")
-            table = f.value(f"inttoptr i64 {chosen} to ptr")
-            with f.loop(0, groups) as group:
-                self._call_product(table, left, right, out, count, groups, group.counter)
-
-    def _call_product(
-        self, table: str, left: str, right: str, out: str, count: str, groups: str, group: str
-    ) -> None:
-        """Group ``group`` of ``groups`` nearly equal ones of a block's rows."""
-        f, get = self.f, self._loaded
-        first = f.integer("sdiv", f.integer("mul", group, count), groups)
-        after = f.integer("add", group, 1)
-        last = f.integer("sdiv", f.integer("mul", after, count), groups)
-        position = f.integer("sub", f.integer("sub", last, first), 1)
-        kernel = f.load("ptr", f.at(table, position, "i64"), 8)
-        f.call(kernel, [
-            ("ptr", f.at(left, f.integer("mul", first, get[Field.channels]))), ("ptr", right),
-            ("ptr", f.at(out, f.integer("mul", first, get[Field.out_channels]))),
-            ("i64", get[Field.channels]), ("i64", get[Field.out_channels]),
-        ])
+        following = f.at(right, get[Field.panel_elements])
+        half = f.integer("sdiv", get[Field.panel_elements], 2)
+        with f.loop(0, groups) as group:
+            # Two groups fetch the next panel by halves; others find it there.
+            ahead = f.at(following, f.integer("mul", f.integer("and", group.counter, 1), half))
+            first, last = self._part(group.counter, groups, count)
+            position = f.integer("sub", f.integer("sub", last, first), 1)
+            kernel = f.load("ptr", f.at(table, position, "i64"), 8)
+            f.call(kernel, [
+                ("ptr", f.at(left, f.integer("mul", first, get[Field.channels]))),
+                ("ptr", right),
+                ("ptr", f.at(out, f.integer("mul", first, get[Field.out_channels]))),
+                ("ptr", ahead), ("i64", get[Field.channels]), ("i64", get[Field.out_channels]),
+            ])
 
     def _store(self, tile: str, position: str, products: str) -> None:
         """Transform one tile's products back and write the pixels that exist."""

@@ -19,7 +19,7 @@ def declarations(machine: Machine) -> str:
     text = _FMA.format(v=kind, n=machine.lanes)
     for name in ("sqrt", "fabs"):
         text += f"declare {kind} @llvm.{name}.v{machine.lanes}f32({kind})\n"
-    return text
+    return text + "declare void @llvm.prefetch.p0(ptr, i32, i32, i32)\n"
 
 
 def input_kernel(m: int, machine: Machine) -> int:
@@ -82,14 +82,21 @@ def write_product(name: str, rows: int, columns: int, machine: Machine) -> str:
     """out[r, :] = sum over c of v[r, c] * u[c, :], all of it kept in registers.
 
     v [rows, depth], u [depth, columns * lanes], both dense; ``width`` is the stride of out's rows.
+    Meanwhile the weights at ``ahead``, half as many as these, are fetched into the second-level
+    cache: they come from memory, and the hardware alone does not ask for them in time.
     """
     f = Function(name, [
-        ("ptr", "v"), ("ptr", "u"), ("ptr", "out"), ("i64", "depth"), ("i64", "width"),
+        ("ptr", "v"), ("ptr", "u"), ("ptr", "out"), ("ptr", "ahead"), ("i64", "depth"), ("i64", "width"),
     ], machine.lanes)
     starts = ["%v", *(f.at("%v", f.integer("mul", "%depth", r)) for r in range(1, rows))]
     zeros = [(f.vector, "zeroinitializer")] * (rows * columns)
     with f.loop(0, "%depth", zeros) as loop:
         u = f.at("%u", f.integer("mul", loop.counter, columns * machine.lanes))
+        ahead = f.at("%ahead", f.integer("mul", loop.counter, columns * machine.lanes // 2))
+        for n in range(0, max(columns // 2, 1)):
+            f.call("@llvm.prefetch.p0", [
+                ("ptr", f.at(ahead, n * machine.lanes)), ("i32", "0"), ("i32", "2"), ("i32", "1"),
+            ])
         right = [f.load(f.vector, f.at(u, n * machine.lanes)) for n in range(columns)]
         for r, start in enumerate(starts):
             left = f.broadcast(f.load("float", f.at(start, loop.counter)))

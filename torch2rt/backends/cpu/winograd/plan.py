@@ -25,6 +25,8 @@ from torch2rt.network.dtype import Array, DType
 BLOCK_BYTES = 640 * 1024
 # Distance of matrices: not a multiple of a page, or all would fall on the same cache sets.
 PADDING_ELEMENTS = 16
+# Threads share the weights where these are so many times the transformed tiles and products.
+SHARED_RATIO = 1.0
 
 
 def refusal(spec: LayerSpec, m: int) -> Refusal | None:
@@ -104,14 +106,24 @@ class Tiling:
         return -(-self.tiles // self.blocks)
 
 
-def tiling(spec: LayerSpec, m: int, threads: int) -> Tiling:
-    """Blocks as large as the cache allows, as many for every thread."""
+def shares_weights(spec: LayerSpec, m: int) -> bool:
+    """Whether reading the transformed weights once matters more than keeping tiles in cache."""
+    channels, (images, out_channels, height, width) = spec.inputs[0].shape[1], spec.outputs[0].shape
+    tiles = images * -(-height // m) * -(-width // m)
+    return channels * out_channels > SHARED_RATIO * tiles * (channels + out_channels)
+
+
+def tiling(spec: LayerSpec, m: int, threads: int, is_shared: bool) -> Tiling:
+    """Blocks as large as the cache allows, as many for every thread; one if it is shared."""
     images, out_channels, height, width = spec.outputs[0].shape
     rows, columns = -(-height // m), -(-width // m)
+    tiles = images * rows * columns
+    if is_shared:
+        return Tiling(rows, columns, images, 1)
     tile_bytes = (m + 2) ** 2 * (spec.inputs[0].shape[1] + out_channels) * 4
     fitting = max(6, BLOCK_BYTES // tile_bytes)
-    each = -(-images * rows * columns // threads)
-    blocks = min(-(-each // fitting) * threads, images * rows * columns)
+    each = -(-tiles // threads)
+    blocks = min(-(-each // fitting) * threads, tiles)
     return Tiling(rows, columns, images, blocks)
 
 
@@ -131,10 +143,16 @@ def prepare(spec: LayerSpec, weights: Weights, m: int) -> Prepared:
     """Compile what is not compiled yet, transform the weights."""
     target = machine()
     threads = get_threads()
-    divided = tiling(spec, m, threads)
+    is_shared = shares_weights(spec, m)
+    divided = tiling(spec, m, threads, is_shared)
     packed = _packed_weights(spec, weights, m, target)
     kinds = [str(operand_kind(spec, i)) for i in range(spec.main_count, len(spec.inputs))]
     numbers = _numbers(spec, m, divided, target)
+    border = (m + 2) ** 2 * spec.inputs[0].shape[1]
+    elements = int(numbers[Field.border_offset]) + border
+    numbers[Field.workspace_elements] = elements
+    numbers[Field.border_elements] = border
+    elements = elements + (threads - 1) * border if is_shared else elements * threads
     keep = [packed, _product_tables(spec.outputs[0].shape[1], target)]
     numbers[Field.weights] = address_of(packed)
     numbers[Field.product_table] = address_of(keep[1])
@@ -144,8 +162,8 @@ def prepare(spec: LayerSpec, weights: Weights, m: int) -> Prepared:
     operands = [_constant_operand(spec, weights, i)
                 for i in range(spec.main_count, len(spec.inputs))]
     return WinogradPrepared(
-        numbers, driver.driver_kernel(m, target), threads, operands, keep,
-        workspace_bytes=threads * int(numbers[Field.workspace_elements]) * 4,
+        numbers, driver.driver_kernel(m, target, is_shared), threads, operands, keep,
+        workspace_bytes=elements * 4,
         may_overwrite=tuple(
             index for index, kind in enumerate(kinds, spec.main_count) if kind == "tensor"
         ),
@@ -206,7 +224,6 @@ def _numbers(spec: LayerSpec, m: int, divided: Tiling, target: Machine) -> Array
     border_offset = product_offset + size**2 * product_matrix
     gomp = openmp()
     fields: dict[Field, int] = {
-        Field.workspace_elements: border_offset + size**2 * channels,
         Field.product_offset: product_offset, Field.border_offset: border_offset,
         Field.blocks: divided.blocks, Field.tiles: divided.tiles,
         Field.tiles_per_row: divided.columns,
@@ -221,6 +238,7 @@ def _numbers(spec: LayerSpec, m: int, divided: Tiling, target: Machine) -> Array
         Field.panel_elements: channels * panel, Field.panel_width: panel,
         Field.rows: target.rows, Field.matrix_elements: channels * out_channels,
         Field.thread_number: _address(gomp.omp_get_thread_num),
+        Field.barrier: _address(gomp.GOMP_barrier),
         Field.thread_count: _address(gomp.omp_get_num_threads),
     }
     given = (Field.image_stride, Field.row_stride, Field.column_stride, Field.channel_stride)
