@@ -94,6 +94,6 @@ def _engine() -> Any:
     llvm = _llvm()
     features = llvm.get_host_cpu_features().flatten()
     target = llvm.Target.from_default_triple().create_target_machine(
-        cpu=llvm.get_host_cpu_name(), features=features, opt=2, jit=True
+        cpu=llvm.get_host_cpu_name(), features=features, opt=1, jit=True
     )
     return llvm.create_mcjit_compiler(llvm.parse_assembly(""), target)

@@ -28,25 +28,51 @@ def input_kernel(m: int, machine: Machine) -> int:
     return _compiled(name, lambda: write_input(name, m, machine), machine)
 
 
-def product_kernels(columns: int, machine: Machine) -> list[int]:
-    """Addresses of the products of 1 to ``machine.rows`` rows by ``columns`` registers."""
-    def write() -> str:
-        return "".join(
-            write_product(_product_name(rows, columns, machine), rows, columns, machine)
-            for rows in range(1, machine.rows + 1)
-        )
-    return [
-        _compiled(_product_name(rows, columns, machine), write, machine)
-        for rows in range(1, machine.rows + 1)
-    ]
+def weight_kernel(m: int, machine: Machine) -> int:
+    """Address of the weight transform of one register of output channels, see `write_weights`."""
+    name = f"winograd_weights_{m}_{machine.lanes}"
+    return _compiled(name, lambda: write_weights(name, m, machine), machine)
 
 
-def _product_name(rows: int, columns: int, machine: Machine) -> str:
-    return f"winograd_product_{rows}_{columns}_{machine.lanes}"
+def product_kernel(rows: int, columns: int, machine: Machine) -> int:
+    """Address of the product of ``rows`` rows by ``columns`` registers, see `write_product`."""
+    name = f"winograd_product_{rows}_{columns}_{machine.lanes}"
+    return _compiled(name, lambda: write_product(name, rows, columns, machine), machine)
 
 
 def _compiled(name: str, write: Callable[[], str], machine: Machine) -> int:
     return address_of_kernel(name, lambda: declarations(machine) + write())
+
+
+def write_weights(name: str, m: int, machine: Machine) -> str:
+    """G w GT for all input channels and one register of output channels.
+
+    ``w`` is the first of them of weights [k, c, 3, 3]; ``u`` where those of the first matrix go,
+    ``matrix`` the distance of matrices and ``step`` that of input channels there. ``taps`` is room
+    for 9 registers.
+    """
+    lanes = machine.lanes
+    f = Function(name, [
+        ("ptr", "w"), ("ptr", "taps"), ("ptr", "u"), ("i64", "channels"), ("i64", "matrix"),
+        ("i64", "step"),
+    ], lanes)
+    distance = f.integer("mul", "%channels", 9)
+    with f.loop(0, "%channels") as channel:
+        w = f.at("%w", f.integer("mul", channel.counter, 9))
+        with f.loop(0, lanes) as lane:
+            one = f.at(w, f.integer("mul", lane.counter, distance))
+            with f.loop(0, 9) as tap:
+                place = f.integer("add", f.integer("mul", tap.counter, lanes), lane.counter)
+                f.store("float", f.load("float", f.at(one, tap.counter)), f.at("%taps", place))
+        taps = [f.load(f.vector, f.at("%taps", tap * lanes)) for tap in range(9)]
+        columns = [transform.apply_weight(f, m, taps[j::3]) for j in range(3)]
+        u = f.at("%u", f.integer("mul", channel.counter, "%step"))
+        for i in range(m + 2):
+            values = transform.apply_weight(f, m, [column[i] for column in columns])
+            for j, value in enumerate(values):
+                place = f.integer("mul", "%matrix", i * (m + 2) + j)
+                f.store(f.vector, value, f.at(u, place))
+    return f.text
 
 
 def write_input(name: str, m: int, machine: Machine) -> str:

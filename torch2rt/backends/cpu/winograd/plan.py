@@ -14,7 +14,7 @@ from torch2rt.backends.cpu.epilogue import choice
 from torch2rt.backends.cpu.jit import Machine, jit_unavailable, machine
 from torch2rt.backends.cpu.layouts import blocked_layout
 from torch2rt.backends.cpu.onednn.openmp import get_threads, openmp
-from torch2rt.backends.cpu.winograd import driver, kernels, output, transform
+from torch2rt.backends.cpu.winograd import driver, kernels, output
 from torch2rt.backends.cpu.winograd.driver import Field
 from torch2rt.backends.spec import LayerSpec, Layout, LayoutChoice, TensorSpec
 from torch2rt.backends.tactic import Call, Prepared, Refusal, Unprepared, Weights
@@ -105,6 +105,14 @@ class Tiling:
         """Tiles of a block at most."""
         return -(-self.tiles // self.blocks)
 
+    def product_rows(self, most: int) -> set[int]:
+        """The numbers of rows that products of at most so many rows divide blocks into."""
+        sizes: set[int] = set()
+        for tiles in {self.tiles // self.blocks, self.largest}:
+            groups = -(-tiles // most)
+            sizes |= {tiles // groups, -(-tiles // groups)}
+        return sizes
+
 
 def shares_weights(spec: LayerSpec, m: int) -> bool:
     """Whether reading the transformed weights once matters more than keeping tiles in cache."""
@@ -153,7 +161,7 @@ def prepare(spec: LayerSpec, weights: Weights, m: int) -> Prepared:
     numbers[Field.workspace_elements] = elements
     numbers[Field.border_elements] = border
     elements = elements + (threads - 1) * border if is_shared else elements * threads
-    keep = [packed, _product_tables(spec.outputs[0].shape[1], target)]
+    keep = [packed, _product_tables(spec.outputs[0].shape[1], divided, target)]
     numbers[Field.weights] = address_of(packed)
     numbers[Field.product_table] = address_of(keep[1])
     numbers[Field.last_product_table] = address_of(keep[1]) + 8 * target.rows
@@ -177,10 +185,33 @@ def _packed_weights(spec: LayerSpec, weights: Weights, m: int, target: Machine) 
     shape = spec.inputs[1].shape
 
     def make() -> Array:
-        values = weights.array(name).reshape(shape)
-        return _aligned(transform.transformed_weights(values, m, target.columns * target.lanes))
+        return transformed_weights(weights.array(name).reshape(shape), m, target)
 
     packed: Array = weights.packed((name, "winograd", m, target.lanes), make)
+    return packed
+
+
+def transformed_weights(weights: Array, m: int, target: Machine) -> Array:
+    """G w GT of weights [k, c, 3, 3]: f32 [matrices, panels of k, c, k in the panel], flat.
+
+    A panel has ``target.columns`` registers of output channels, the last one what is left.
+    """
+    out_channels, channels = weights.shape[:2]
+    source = np.ascontiguousarray(weights, np.float32)
+    matrix = channels * out_channels
+    packed: Array = aligned_bytes((m + 2) ** 2 * matrix * 4).view(np.float32)
+    taps = aligned_bytes(9 * target.lanes * 4)
+    registers = out_channels // target.lanes
+    run = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 6)(kernels.weight_kernel(m, target))
+    for register in range(registers):
+        panel, column = divmod(register, target.columns)
+        first = panel * target.columns
+        step = min(target.columns, registers - first) * target.lanes
+        place = (first * channels + column) * target.lanes
+        run(
+            address_of(source) + register * target.lanes * channels * 9 * 4, address_of(taps),
+            address_of(packed) + place * 4, channels, matrix, step,
+        )
     return packed
 
 
@@ -202,12 +233,16 @@ def _aligned(values: Array) -> Array:
     return target
 
 
-def _product_tables(out_channels: int, target: Machine) -> Array:
-    """Addresses of the products for whole panels, then of those for what is left."""
+def _product_tables(out_channels: int, divided: Tiling, target: Machine) -> Array:
+    """Addresses of the products for whole panels, then of those for what is left, by rows."""
     left = out_channels // target.lanes % target.columns
-    table = kernels.product_kernels(target.columns, target)
-    last = kernels.product_kernels(left, target) if left else table
-    return np.array([*table, *last], np.int64)
+    table = np.zeros((2, target.rows), np.int64)
+    for rows in divided.product_rows(target.rows):
+        if out_channels >= target.lanes * target.columns:
+            table[0, rows - 1] = kernels.product_kernel(rows, target.columns, target)
+        if left:
+            table[1, rows - 1] = kernels.product_kernel(rows, left, target)
+    return table
 
 
 def _numbers(spec: LayerSpec, m: int, divided: Tiling, target: Machine) -> Array:

@@ -53,29 +53,20 @@ def weight_matrix(m: int) -> Array:
     for point in points:
         value = math.prod(point - other for other in points if other != point)
         rows.append([point**power / value for power in range(3)])
-    return np.array([*rows, [0.0, 0.0, 1.0]])
-
-
-def transformed_weights(weights: Array, m: int, panel: int) -> Array:
-    """G w GT of weights [k, c, 3, 3] as f32 panels [n * n, panels of k, c, k in the panel], flat.
-
-    A panel has ``panel`` output channels, the last one what is left.
-    """
-    left = weight_matrix(m)
-    count, channels = weights.shape[:2]
-    product = np.einsum("xi,kcij->xkcj", left, weights.astype(np.float64), optimize=True)
-    product = np.einsum("xkcj,yj->xyck", product, left, optimize=True)
-    values = product.reshape(-1, channels, count).astype(np.float32)
-    whole = count // panel * panel
-    parts = values[:, :, :whole].reshape(-1, channels, whole // panel, panel).transpose(0, 2, 1, 3)
-    flat = [parts.reshape(len(values), -1), values[:, :, whole:].reshape(len(values), -1)]
-    return np.ascontiguousarray(np.concatenate(flat, axis=1))
+    matrix = np.array([*rows, [0.0, 0.0, 1.0]])
+    # Said exactly, as in `input_matrix`.
+    matrix[2:-1:2] = matrix[1:-1:2] * (-1.0) ** np.arange(3)
+    return matrix
 
 
 def apply_input(function: Function, m: int, d: Sequence[str]) -> list[str]:
     """BT d: rows for points +-p share their even and odd parts."""
-    matrix = input_matrix(m)
-    return _apply_paired(function, matrix, d)
+    return _apply_paired(function, input_matrix(m), d)
+
+
+def apply_weight(function: Function, m: int, taps: Sequence[str]) -> list[str]:
+    """G w."""
+    return _apply_paired(function, weight_matrix(m), taps)
 
 
 def _apply_paired(function: Function, matrix: Array, d: Sequence[str]) -> list[str]:
