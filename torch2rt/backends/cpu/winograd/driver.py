@@ -46,13 +46,14 @@ class Field(IntEnum):
     out_channel_stride = auto()
     channels = auto()
     registers = auto()  # of input channels
-    out_channels = auto()
     out_registers = auto()
     input_matrix = auto()  # distance of the n * n matrices of transformed input
     product_matrix = auto()
     panels = auto()
     panel_elements = auto()  # of a whole panel of weights
+    panel_products = auto()  # elements of a whole panel of products
     panel_width = auto()
+    last_panel_width = auto()
     whole_panels = auto()
     product_table = auto()  # address of the kernels for whole panels, by rows
     last_product_table = auto()  # of those for the last panel
@@ -191,7 +192,7 @@ class _Driver:
         ])
 
     def _copy_border(self, source: str, top: str, left: str, border: str) -> None:
-        """border [n, n, c] = the tile's pixels, zeros outside the image."""
+        """Border [n, n, c] = the tile's pixels, zeros outside the image."""
         f, get = self.f, self._loaded
         with f.loop(0, self.size) as i, f.loop(0, self.size) as j:
             y, x = f.integer("add", top, i.counter), f.integer("add", left, j.counter)
@@ -223,11 +224,13 @@ class _Driver:
         )
         right = f.at(right, f.integer("mul", panel, get[Field.panel_elements]))
         out = f.at(products, f.integer("mul", matrix, get[Field.product_matrix]))
-        out = f.at(out, f.integer("mul", panel, get[Field.panel_width]))
+        out = f.at(out, f.integer("mul", panel, get[Field.panel_products]))
         tables = [get[Field.product_table], get[Field.last_product_table]]
         whole = f.compare("slt", panel, get[Field.whole_panels])
         chosen = f.value(f"select i1 {whole}, i64 {tables[0]}, i64 {tables[1]}")
         table = f.value(f"inttoptr i64 {chosen} to ptr")
+        widths = [get[Field.panel_width], get[Field.last_panel_width]]
+        width = f.value(f"select i1 {whole}, i64 {widths[0]}, i64 {widths[1]}")
         more = f.integer("add", count, f.integer("sub", get[Field.rows], 1))
         groups = f.integer("sdiv", more, get[Field.rows])
         following = f.at(right, get[Field.panel_elements])
@@ -241,8 +244,7 @@ class _Driver:
             f.call(kernel, [
                 ("ptr", f.at(left, f.integer("mul", first, get[Field.channels]))),
                 ("ptr", right),
-                ("ptr", f.at(out, f.integer("mul", first, get[Field.out_channels]))),
-                ("ptr", ahead), ("i64", get[Field.channels]), ("i64", get[Field.out_channels]),
+                ("ptr", f.at(out, f.integer("mul", first, width))), ("ptr", ahead),
             ])
 
     def _store(self, tile: str, position: str, products: str) -> None:
@@ -253,14 +255,15 @@ class _Driver:
         start = f.integer("mul", image, get[Field.out_image_stride])
         start = f.integer("add", start, f.integer("mul", top, get[Field.out_row_stride]))
         start = f.integer("add", start, f.integer("mul", left, get[Field.out_column_stride]))
-        p = f.at(products, f.integer("mul", position, get[Field.out_channels]))
         numbers = [
-            start, get[Field.out_row_stride], get[Field.out_column_stride],
+            position, get[Field.panel_products], get[Field.whole_panels],
+            get[Field.last_panel_width], start, get[Field.out_row_stride], get[Field.out_column_stride],
             get[Field.out_channel_stride], get[Field.out_registers],
             f.integer("sub", get[Field.out_height], top),
             f.integer("sub", get[Field.out_width], left),
         ]
         f.call(self._pointer(Field.output_kernel), [
-            ("ptr", p), ("i64", get[Field.product_matrix]), ("ptr", self._pointer(Field.table)),
+            ("ptr", products), ("i64", get[Field.product_matrix]),
+            ("ptr", self._pointer(Field.table)),
             *(("i64", number) for number in numbers),
         ])

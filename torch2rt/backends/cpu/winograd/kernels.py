@@ -34,10 +34,10 @@ def weight_kernel(m: int, machine: Machine) -> int:
     return _compiled(name, lambda: write_weights(name, m, machine), machine)
 
 
-def product_kernel(rows: int, columns: int, machine: Machine) -> int:
+def product_kernel(rows: int, columns: int, depth: int, machine: Machine) -> int:
     """Address of the product of ``rows`` rows by ``columns`` registers, see `write_product`."""
-    name = f"winograd_product_{rows}_{columns}_{machine.lanes}"
-    return _compiled(name, lambda: write_product(name, rows, columns, machine), machine)
+    name = f"winograd_product_{rows}_{columns}_{depth}_{machine.lanes}"
+    return _compiled(name, lambda: write_product(name, rows, columns, depth, machine), machine)
 
 
 def _compiled(name: str, write: Callable[[], str], machine: Machine) -> int:
@@ -104,34 +104,31 @@ def write_input(name: str, m: int, machine: Machine) -> str:
     return f.text
 
 
-def write_product(name: str, rows: int, columns: int, machine: Machine) -> str:
+def write_product(name: str, rows: int, columns: int, depth: int, machine: Machine) -> str:
     """out[r, :] = sum over c of v[r, c] * u[c, :], all of it kept in registers.
 
-    v [rows, depth], u [depth, columns * lanes], both dense; ``width`` is the stride of out's rows.
+    v [rows, depth], u [depth, columns * lanes] and out [rows, columns * lanes] are dense. The depth
+    is a constant, so that one pointer reaches all rows: the CPU has too few for one each.
     Meanwhile the weights at ``ahead``, half as many as these, are fetched into the second-level
     cache: they come from memory, and the hardware alone does not ask for them in time.
     """
-    f = Function(name, [
-        ("ptr", "v"), ("ptr", "u"), ("ptr", "out"), ("ptr", "ahead"), ("i64", "depth"), ("i64", "width"),
-    ], machine.lanes)
-    starts = ["%v", *(f.at("%v", f.integer("mul", "%depth", r)) for r in range(1, rows))]
+    f = Function(name, [("ptr", p) for p in ("v", "u", "out", "ahead")], machine.lanes)
+    width = columns * machine.lanes
     zeros = [(f.vector, "zeroinitializer")] * (rows * columns)
-    with f.loop(0, "%depth", zeros) as loop:
-        u = f.at("%u", f.integer("mul", loop.counter, columns * machine.lanes))
-        ahead = f.at("%ahead", f.integer("mul", loop.counter, columns * machine.lanes // 2))
-        for n in range(0, max(columns // 2, 1)):
+    with f.loop(0, depth, zeros) as loop:
+        v, u = f.at("%v", loop.counter), f.at("%u", f.integer("mul", loop.counter, width))
+        ahead = f.at("%ahead", f.integer("mul", loop.counter, width // 2))
+        for n in range(max(columns // 2, 1)):
             f.call("@llvm.prefetch.p0", [
                 ("ptr", f.at(ahead, n * machine.lanes)), ("i32", "0"), ("i32", "2"), ("i32", "1"),
             ])
         right = [f.load(f.vector, f.at(u, n * machine.lanes)) for n in range(columns)]
-        for r, start in enumerate(starts):
-            left = f.broadcast(f.load("float", f.at(start, loop.counter)))
+        for r in range(rows):
+            left = f.broadcast(f.load("float", f.at(v, r * depth)))
             loop.updates += [
                 f.intrinsic("fma", left, right[n], loop.carried[r * columns + n])
                 for n in range(columns)
             ]
-    for r in range(rows):
-        out = f.at("%out", f.integer("mul", "%width", r))
-        for n in range(columns):
-            f.store(f.vector, loop.results[r * columns + n], f.at(out, n * machine.lanes))
+    for place, value in enumerate(loop.results):
+        f.store(f.vector, value, f.at("%out", place * machine.lanes))
     return f.text

@@ -42,21 +42,24 @@ def write_output(
 ) -> str:
     """AT p A of one tile for all channels, then the epilogue, then the pixels that exist.
 
-    ``p`` is the tile's row of the first product, ``matrix`` the distance of products; ``table``
-    holds the addresses of the output and of the operands; ``start`` is the tile's first pixel in
+    ``p`` is the first product, ``matrix`` the distance of products. In each, panels of ``panel``
+    elements follow one another, rows of channels of one tile after the other in them; after
+    ``whole`` panels there may be one with rows of ``last`` elements. ``table`` holds the addresses of the output and of the operands; ``start`` is the tile's first pixel in
     the output and in tensors like it, with the strides ``row``, ``column`` and ``channel``.
     """
     size = m + 2
     f = Function(name, [
-        ("ptr", "p"), ("i64", "matrix"), ("ptr", "table"), ("i64", "start"), ("i64", "row"),
-        ("i64", "column"), ("i64", "channel"), ("i64", "channels"), ("i64", "rows"),
-        ("i64", "columns"),
+        ("ptr", "p"), ("i64", "matrix"), ("ptr", "table"),
+        *(("i64", given) for given in (
+            "tile", "panel", "whole", "last", "start", "row", "column", "channel", "channels",
+            "rows", "columns",
+        )),
     ], machine.lanes)
     bases = [f.load("ptr", f.at("%table", i, "i64"), 8) for i in range(len(operands) + 1)]
     root = epilogue if epilogue is not None else ex.Input(0)
     with f.loop(0, "%channels") as loop:
         first = f.integer("mul", loop.counter, machine.lanes)
-        p = f.at("%p", first)
+        p = _row(f, loop.counter, machine)
         shift = f.integer("add", "%start", f.integer("mul", loop.counter, "%channel"))
         fixed = {
             index: _fixed_operand(f, kind, bases[index], first)
@@ -83,6 +86,16 @@ def write_output(
                         result = _printed(f, root, {0: value, **fixed, **tensors})
                         f.store(f.vector, result, f.at(bases[0], pixel))
     return f.text
+
+
+def _row(f: Function, register: str, machine: Machine) -> str:
+    """Where a tile's products for one register of channels are in the first matrix."""
+    panel = f.integer("udiv", register, machine.columns)
+    column = f.integer("urem", register, machine.columns)
+    is_whole = f.compare("slt", panel, "%whole")
+    width = f.value(f"select i1 {is_whole}, i64 {machine.columns * machine.lanes}, i64 %last")
+    place = f.integer("add", f.integer("mul", panel, "%panel"), f.integer("mul", "%tile", width))
+    return f.at("%p", f.integer("add", place, f.integer("mul", column, machine.lanes)))
 
 
 def _fixed_operand(f: Function, kind: str, base: str, first: str) -> str:

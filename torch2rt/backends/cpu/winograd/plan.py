@@ -161,7 +161,7 @@ def prepare(spec: LayerSpec, weights: Weights, m: int) -> Prepared:
     numbers[Field.workspace_elements] = elements
     numbers[Field.border_elements] = border
     elements = elements + (threads - 1) * border if is_shared else elements * threads
-    keep = [packed, _product_tables(spec.outputs[0].shape[1], divided, target)]
+    keep = [packed, _product_tables(spec, divided, target)]
     numbers[Field.weights] = address_of(packed)
     numbers[Field.product_table] = address_of(keep[1])
     numbers[Field.last_product_table] = address_of(keep[1]) + 8 * target.rows
@@ -233,15 +233,16 @@ def _aligned(values: Array) -> Array:
     return target
 
 
-def _product_tables(out_channels: int, divided: Tiling, target: Machine) -> Array:
+def _product_tables(spec: LayerSpec, divided: Tiling, target: Machine) -> Array:
     """Addresses of the products for whole panels, then of those for what is left, by rows."""
+    out_channels, depth = spec.inputs[1].shape[:2]
     left = out_channels // target.lanes % target.columns
     table = np.zeros((2, target.rows), np.int64)
     for rows in divided.product_rows(target.rows):
         if out_channels >= target.lanes * target.columns:
-            table[0, rows - 1] = kernels.product_kernel(rows, target.columns, target)
+            table[0, rows - 1] = kernels.product_kernel(rows, target.columns, depth, target)
         if left:
-            table[1, rows - 1] = kernels.product_kernel(rows, left, target)
+            table[1, rows - 1] = kernels.product_kernel(rows, left, depth, target)
     return table
 
 
@@ -267,10 +268,11 @@ def _numbers(spec: LayerSpec, m: int, divided: Tiling, target: Machine) -> Array
         Field.out_height: y.shape[2], Field.out_width: y.shape[3],
         Field.pad_height: kind.padding_before[0], Field.pad_width: kind.padding_before[1],
         Field.channels: channels, Field.registers: channels // target.lanes,
-        Field.out_channels: out_channels, Field.out_registers: out_channels // target.lanes,
+        Field.out_registers: out_channels // target.lanes,
         Field.input_matrix: input_matrix, Field.product_matrix: product_matrix,
         Field.panels: -(-out_channels // panel), Field.whole_panels: out_channels // panel,
         Field.panel_elements: channels * panel, Field.panel_width: panel,
+        Field.panel_products: divided.largest * panel, Field.last_panel_width: out_channels % panel,
         Field.rows: target.rows, Field.matrix_elements: channels * out_channels,
         Field.thread_number: _address(gomp.omp_get_thread_num),
         Field.barrier: _address(gomp.GOMP_barrier),

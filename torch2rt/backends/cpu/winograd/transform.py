@@ -70,7 +70,7 @@ def apply_weight(function: Function, m: int, taps: Sequence[str]) -> list[str]:
 
 
 def _apply_paired(function: Function, matrix: Array, d: Sequence[str]) -> list[str]:
-    """matrix d, where rows 1 and 2, 3 and 4, ... differ in the sign of some terms alone."""
+    """Matrix d, where rows 1 and 2, 3 and 4, ... differ in the sign of some terms alone."""
     last = len(matrix) - 1
     results = [combine(function, matrix[0], d)]
     for row in range(1, last, 2):
