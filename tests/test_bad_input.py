@@ -8,14 +8,8 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 import torch2rt
-from torch2rt.capture.errors import (
-    BufferMutationError,
-    CallError,
-    CaptureError,
-    DataDependentError,
-    PytreeError,
-)
-from torch2rt.errors import InputError
+from torch2rt.capture.errors import BufferMutationError, CaptureError, DataDependentError
+from torch2rt.errors import CallError, InputError, PytreeError
 from torch2rt.inspect.tolerance import NETWORK, relative_error
 
 

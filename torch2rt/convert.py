@@ -126,7 +126,7 @@ def _convert(
         step("build")
         engine = build_engine(
             lowered.network, _symbols_of_profiles(lowered.network, config, tensors), backend, cache,
-            precision=config.precision,
+            precision=config.precision, on_progress=step.within,
             calls={
                 "inputs": captured.call_spec.to_json(), "outputs": captured.output_spec.to_json(),
             },
@@ -244,13 +244,29 @@ def _timing_cache(given: str | os.PathLike[str] | TimingCache | None) -> TimingC
     return TimingCache(Path(given) if given is not None else default_timing_cache())
 
 
+class _Steps:
+    """A bar over the steps of a conversion, with the layers of the build as its fine print."""
+
+    def __init__(self, bar: Any) -> None:
+        self._bar = bar
+        self._started = 0
+        self._count = 0
+
+    def __call__(self, name: str) -> None:
+        """The next step starts, so the one before is done."""
+        self._bar.set_postfix_str(name)
+        self._bar.update(1 if self._started else 0)
+        self._started += 1
+
+    def within(self, count: int) -> None:
+        """So many more layers are tuned."""
+        self._count += count
+        self._bar.set_postfix_str(f"build, {self._count} layers tuned")
+
+
 @contextmanager
-def _progress(name: str, is_shown: bool) -> Iterator[Any]:
-    """A bar over the steps of a conversion; yields the function that starts the next one."""
+def _progress(name: str, is_shown: bool) -> Iterator[_Steps]:
+    """A bar over the steps of a conversion."""
     with tqdm(total=len(STEPS), desc=f"convert {name}", disable=not is_shown, leave=False) as bar:
-
-        def step(what: str) -> None:
-            bar.set_postfix_str(what)
-            bar.update(1)
-
-        yield step
+        yield _Steps(bar)
+        bar.update(1)

@@ -121,3 +121,15 @@ class RegistrationError(Torch2rtError):
     """Two files register the same name."""
 
     template = "{what} {name!r} is registered twice: by {first} and by {second}. Rename one."
+
+
+class PytreeError(Torch2rtError, TypeError):
+    """An input or an output holds a value that an engine cannot take or give."""
+
+    template = "{path}: {reason}. {remedy}"
+
+
+class CallError(Torch2rtError, TypeError):
+    """A call does not fit the arguments the model was captured with."""
+
+    template = "{reason}. {remedy}"

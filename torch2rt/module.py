@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from torch2rt.capture.pytree import CallSpec, OutputSpec
+from torch2rt.calls.pytree import CallSpec, OutputSpec
 from torch2rt.engine.engine import Engine
 from torch2rt.engine.exact import run_tensors
 from torch2rt.errors import DeviceError, EngineFileError, InputError, NotBuiltError, TrainingError
@@ -251,7 +251,10 @@ _REBUILT = {
 
 def _is_finite(tensor: torch.Tensor) -> bool:
     """Whether there is no NaN and no infinity (or a sum beyond the range, which is as rare)."""
-    return not tensor.dtype.is_floating_point or math.isfinite(tensor.sum().item())
+    if not tensor.dtype.is_floating_point:
+        return True
+    wide = torch.float32 if tensor.itemsize < 4 else None
+    return math.isfinite(tensor.sum(dtype=wide).item())
 
 
 def _torch_dtype(dtype: DType) -> torch.dtype:

@@ -37,14 +37,14 @@ def test_times_come_back_in_another_cache(tmp_path: Path) -> None:
     cache.put("d", "t", "l", 12.34567)
     cache.put("d", "t", "broken", math.inf)
     cache.put("d", "t", "unordered", math.nan)
-    assert cache.get("d", "t", "l") == 12.34567
+    assert cache.get("d", "t", "l") == 12.346
+    assert cache.get("d", "t", "broken") == cache.get("d", "t", "unordered") == math.inf
     assert not path.exists()
     cache.save()
     other = TimingCache(path)
-    assert len(other) == 3
+    assert len(other) == 1
     assert other.get("d", "t", "l") == 12.346
-    assert other.get("d", "t", "broken") == cache.get("d", "t", "broken") == math.inf
-    assert other.get("d", "t", "unordered") == cache.get("d", "t", "unordered") == math.inf
+    assert other.get("d", "t", "broken") is None
     assert other.get("d", "other", "l") is None
     assert all(json.loads(row)["device"] == "d" for row in path.read_text().splitlines())
 

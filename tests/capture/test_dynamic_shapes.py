@@ -10,9 +10,10 @@ from torch.export import Dim
 
 from torch2rt.capture import CapturedGraph, capture
 from torch2rt.capture.check import compare, difference, relative_error
-from torch2rt.capture.errors import CaptureError, DynamicShapeError, PytreeError
+from torch2rt.capture.errors import CaptureError, DynamicShapeError
 from torch2rt.capture.shapes import resized
 from torch2rt.capture.trace import Tracer
+from torch2rt.errors import PytreeError
 
 Tensor = torch.Tensor
 

@@ -8,18 +8,17 @@ import pytest
 import torch
 from torch import fx, nn
 
+from torch2rt.calls.pytree import OutputSpec
 from torch2rt.capture import CapturedGraph, capture
 from torch2rt.capture.captured import module_path, source_line
 from torch2rt.capture.check import difference
 from torch2rt.capture.errors import (
     BufferMutationError,
-    CallError,
     CaptureError,
     DataDependentError,
     MutationError,
-    PytreeError,
 )
-from torch2rt.capture.pytree import OutputSpec
+from torch2rt.errors import CallError, PytreeError
 
 Tensor = torch.Tensor
 X = torch.linspace(-2, 2, 12).reshape(3, 4)

@@ -10,10 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from torch2rt.calls.pytree import CallSpec
 from torch2rt.capture import functionalise
 from torch2rt.capture.check import difference
 from torch2rt.capture.errors import MutationError
-from torch2rt.capture.pytree import CallSpec
 from torch2rt.capture.trace import Tracer
 
 Tensor = torch.Tensor

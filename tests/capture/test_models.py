@@ -16,9 +16,9 @@ from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.segmentation.deeplabv3 import DeepLabHead
 from torchvision.models.swin_transformer import SwinTransformer
 
+from torch2rt.calls.pytree import OutputSpec
 from torch2rt.capture import CapturedGraph, capture
 from torch2rt.capture.check import difference
-from torch2rt.capture.pytree import OutputSpec
 
 Call = tuple[nn.Module, tuple[Any, ...], dict[str, Any]]
 IMAGE = (1, 3, 32, 32)

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
+from torch2rt.calls.pytree import OutputSpec
 from torch2rt.capture import CapturedGraph, PartialModule, capture
 from torch2rt.capture.check import difference
 from torch2rt.capture.errors import BufferMutationError
 from torch2rt.capture.partial import Piece, Runner
-from torch2rt.capture.pytree import OutputSpec
 
 Tensor = torch.Tensor
 

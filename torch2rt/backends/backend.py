@@ -50,8 +50,15 @@ class Backend(abc.ABC):
         """Entered around preparing tactics: the thread count and device are set in it."""
 
     @abc.abstractmethod
-    def time_calls_us(self, candidates: Sequence[Sequence[Call]], budget_ms: float) -> list[float]:
-        """Time of each candidate's calls in microseconds, measured in turns."""
+    def time_calls_us(
+        self, candidates: Sequence[Sequence[Call]], budget_ms: float,
+        warm: Sequence[Sequence[Any]] | None = None,
+    ) -> list[float]:
+        """Time of each candidate's calls in microseconds, measured in turns.
+
+        ``warm`` asks for cold caches, as a layer with large weights finds them in a network: they
+        are emptied before each run, but for the memory blocks given here per candidate.
+        """
 
     @abc.abstractmethod
     def runner(self, calls: Sequence[Call]) -> Callable[[], None]:

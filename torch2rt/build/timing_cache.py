@@ -6,7 +6,8 @@ One JSON object per line::
 
 ``device`` is the backend's fingerprint (hardware and library versions), ``layer`` the signature of
 the layer with its layouts. Lines are appended under a file lock; where a key appears twice the
-last line counts. The file can be edited, merged with ``cat`` and deleted. Lines that are no times
+last line counts. The file can be edited (a time of ``"failed"`` keeps a tactic out), merged with
+``cat`` and deleted. Lines that are no times
 are skipped with a warning. A path that cannot be read is an error; one that cannot be written to is
 a warning, for times that are lost cost a minute and a build that is lost costs more.
 """
@@ -53,15 +54,17 @@ class TimingCache:
         return self._times.get((device, tactic, layer))
 
     def put(self, device: str, tactic: str, layer: str, time_us: float) -> None:
-        """Remember a time; it reaches the file with the next `save`."""
-        is_time = math.isfinite(time_us)
-        record = {
-            "device": device, "tactic": tactic, "layer": layer,
-            "us": round(time_us, 3) if is_time else _FAILED,
-        }
+        """Remember a time; it reaches the file with the next `save`.
+
+        It is rounded as the file rounds it, so that a build from the file chooses alike. A failure
+        is remembered in memory only: another version may succeed where this one does not.
+        """
+        us = round(time_us, 3) if math.isfinite(time_us) else math.inf
+        record = {"device": device, "tactic": tactic, "layer": layer, "us": us}
         with self._lock:
-            self._times[device, tactic, layer] = time_us if is_time else math.inf
-            self._unsaved.append(json.dumps(record))
+            self._times[device, tactic, layer] = us
+            if us < math.inf:
+                self._unsaved.append(json.dumps(record))
 
     def save(self) -> None:
         """Append what is new to the file, in one write under its lock; a warning if it cannot."""

@@ -1,7 +1,6 @@
 """nn.Module -> a functional torch.fx graph of ATen operators.
 
-torch.export is slow to import, and a saved engine needs only `pytree`: the names below load with
-their first use.
+torch.export is slow to import: the names below load with their first use.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import fx
 
+from torch2rt.calls.pytree import CallSpec, OutputSpec
 from torch2rt.capture.opaque import OpaqueCall
-from torch2rt.capture.pytree import CallSpec, OutputSpec
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from torch2rt.capture.constants import is_constant, same_constant
+from torch2rt.calls.constants import is_constant, same_constant
 from torch2rt.capture.errors import CaptureError
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")

@@ -44,15 +44,3 @@ class DynamicShapeError(CaptureError, ValueError):
     """`dynamic_shapes` cannot be understood or cannot be had."""
 
     template = "dynamic_shapes: {reason}.\n{remedy}"
-
-
-class PytreeError(Torch2rtError, TypeError):
-    """An input or an output holds a value that an engine cannot take or give."""
-
-    template = "{path}: {reason}. {remedy}"
-
-
-class CallError(Torch2rtError, TypeError):
-    """A call does not fit the arguments the model was captured with."""
-
-    template = "{reason}. {remedy}"

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from torch2rt.calls.pytree import CallSpec
 from torch2rt.capture.captured import CapturedGraph
 from torch2rt.capture.check import ModelFails, check_capture, compare
-from torch2rt.capture.errors import CaptureError, DynamicShapeError, PytreeError
-from torch2rt.capture.pytree import CallSpec
+from torch2rt.capture.errors import CaptureError, DynamicShapeError
 from torch2rt.capture.refusals import check_model, check_tensors
 from torch2rt.capture.shapes import AxisOf, ShapeRequest, resized
 from torch2rt.capture.trace import Tracer
+from torch2rt.errors import PytreeError
 
 
 def capture(

@@ -17,7 +17,7 @@ from weakref import WeakValueDictionary
 import torch
 from torch import nn
 
-from torch2rt.capture.pytree import CallSpec, OutputSpec
+from torch2rt.calls.pytree import CallSpec, OutputSpec
 
 
 @dataclass(eq=False)

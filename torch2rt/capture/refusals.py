@@ -9,7 +9,8 @@ from torch import fx, nn
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 from torch2rt.capture.captured import place
-from torch2rt.capture.errors import CaptureError, DataDependentError, PytreeError
+from torch2rt.capture.errors import CaptureError, DataDependentError
+from torch2rt.errors import PytreeError
 from torch2rt.network.dtype import DType
 
 _DTYPES = {getattr(torch, dtype.value) for dtype in DType}

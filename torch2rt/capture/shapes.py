@@ -20,9 +20,9 @@ from typing import Any, TypeAlias
 
 import torch
 
-from torch2rt.capture import tree as trees
+from torch2rt.calls import tree as trees
+from torch2rt.calls.pytree import CallSpec
 from torch2rt.capture.errors import DynamicShapeError
-from torch2rt.capture.pytree import CallSpec
 
 _FORMS = (
     'Give {"input": {axis: "name"}}, with (min, max) or torch.export.Dim in place of the name'

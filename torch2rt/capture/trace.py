@@ -16,6 +16,7 @@ from torch import fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 
+from torch2rt.calls.pytree import CallSpec, OutputSpec
 from torch2rt.capture.captured import CapturedGraph, CapturedInput, CapturedOutput, SymbolRange
 from torch2rt.capture.copying import AttributeWatch, eval_copy
 from torch2rt.capture.errors import (
@@ -27,7 +28,6 @@ from torch2rt.capture.errors import (
 from torch2rt.capture.functionalise import Functionaliser
 from torch2rt.capture.inline import inline_regions
 from torch2rt.capture.opaque import OpaqueCall, make_opaque
-from torch2rt.capture.pytree import CallSpec, OutputSpec
 from torch2rt.capture.refusals import check_graph
 from torch2rt.capture.shapes import AxisOf
 from torch2rt.errors import Torch2rtError

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from torch2rt.backends.reference.executor import run_network
-from torch2rt.capture.pytree import OutputSpec
+from torch2rt.calls.pytree import OutputSpec
 from torch2rt.engine.engine import Engine
 from torch2rt.errors import VerificationError
 from torch2rt.inspect.bisect import first_off

@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 _TACTICS = "torch2rt.backends.cpu.tactics"
 _MIN_ROUNDS = 5
 _MAX_ROUNDS = 200
+# More than the last-level cache of a core's share on any CPU we know.
+_EVICTED_BYTES = 64 << 20
 
 
 class CpuBackend(Backend):
@@ -79,29 +81,34 @@ class CpuBackend(Backend):
         """The thread count holds inside, for preparing, timing and running."""
         return ThreadCount(self.threads).applied()
 
-    def time_calls_us(self, candidates: Sequence[Sequence[Call]], budget_ms: float) -> list[float]:
-        """Lower quartile of each candidate's time in microseconds, measured in turns.
+    def time_calls_us(
+        self, candidates: Sequence[Sequence[Call]], budget_ms: float,
+        warm: Sequence[Sequence[Array]] | None = None,
+    ) -> list[float]:
+        """Least time of each candidate in microseconds, measured in turns.
 
-        Taking turns, every candidate finds the caches as the others left them. The lower quartile,
-        because other processes only ever make a run slower. ``budget_ms`` is for all candidates
-        together and bounds the rounds, of which there are at least a few. Infinite where the
-        calls report an error.
+        Taking turns, every candidate finds the caches as the others left them; with ``warm``,
+        emptied but for these blocks. The least, because other processes only ever make a run
+        slower. ``budget_ms`` is for all candidates together and bounds the rounds, of which there
+        are at least a few. Infinite where the calls report an error.
         """
         if not candidates:
             return []
         with self.building():
             runs = [self.runner(calls) for calls in candidates]
             working = [index for index, run in enumerate(runs) if _works(run)]
-            samples: list[list[int]] = [[] for _ in candidates]
+            least = [math.inf] * len(candidates)
             end = time.perf_counter_ns() + int(budget_ms * 1e6)
             for done in range(_MAX_ROUNDS):
                 if done >= _MIN_ROUNDS and time.perf_counter_ns() >= end:
                     break
                 for index in working:
+                    if warm is not None:
+                        _empty_caches(warm[index])
                     start = time.perf_counter_ns()
                     runs[index]()
-                    samples[index].append(time.perf_counter_ns() - start)
-        return [_lower_quartile_us(times) for times in samples]
+                    least[index] = min(least[index], (time.perf_counter_ns() - start) / 1e3)
+        return least
 
     def runner(self, calls: Sequence[Call]) -> Callable[[], None]:
         """A function that runs the calls with this backend's thread count.
@@ -140,9 +147,16 @@ def _works(run: Callable[[], None]) -> bool:
     return True
 
 
-def _lower_quartile_us(times_ns: list[int]) -> float:
-    """In microseconds; infinite without samples."""
-    return sorted(times_ns)[len(times_ns) // 4] / 1e3 if times_ns else math.inf
+@cache
+def _eviction_block() -> Array:
+    return np.ones(_EVICTED_BYTES // 4, np.float32)
+
+
+def _empty_caches(warm: Sequence[Array]) -> None:
+    """Read more than the caches hold, then the blocks that are to be in them."""
+    np.maximum.reduce(_eviction_block())
+    for block in warm:
+        np.maximum.reduce(block, initial=0)
 
 
 def _run(steps: tuple[Call, ...]) -> None:

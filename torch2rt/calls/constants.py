@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 import torch
 
-from torch2rt.capture.errors import PytreeError
+from torch2rt.errors import PytreeError
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 

@@ -23,15 +23,15 @@ from typing import Any, Final, TypeAlias
 import torch
 from torch.utils import _pytree as torch_pytree
 
-from torch2rt.capture.classes import ClassName
-from torch2rt.capture.constants import (
+from torch2rt.calls.classes import ClassName
+from torch2rt.calls.constants import (
     Json,
     constant_from_json,
     constant_to_json,
     is_constant,
     same_constant,
 )
-from torch2rt.capture.errors import CallError, PytreeError
+from torch2rt.errors import CallError, PytreeError
 
 
 @dataclass(frozen=True, slots=True)

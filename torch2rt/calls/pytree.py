@@ -14,16 +14,16 @@ from typing import Any, Final
 
 import torch
 
-from torch2rt.capture import tree as trees
-from torch2rt.capture.constants import (
+from torch2rt.calls import tree as trees
+from torch2rt.calls.constants import (
     Json,
     constant_from_json,
     constant_to_json,
     is_constant,
     same_constant,
 )
-from torch2rt.capture.errors import CallError, PytreeError
-from torch2rt.capture.tree import LEAF, Tree
+from torch2rt.calls.tree import LEAF, Tree
+from torch2rt.errors import CallError, PytreeError
 
 
 class _Absent:

@@ -17,9 +17,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torch2rt.capture.classes import ClassName
-from torch2rt.capture.errors import CallError, PytreeError
-from torch2rt.capture.pytree import CallSpec, OutputSpec
+from torch2rt.calls.classes import ClassName
+from torch2rt.calls.pytree import CallSpec, OutputSpec
+from torch2rt.errors import CallError, PytreeError
 
 A, B, C = torch.zeros(1), torch.ones(2), torch.full((3,), 2.0)
 Pair = namedtuple("Pair", "left right")
@@ -247,7 +247,7 @@ def test_a_file_names_classes_but_imports_nothing(tmp_path: Any) -> None:
     program = f"""
         import sys
         sys.path.insert(0, {str(tmp_path)!r})
-        from torch2rt.capture.pytree import OutputSpec
+        from torch2rt.calls.pytree import OutputSpec
         spec = OutputSpec.from_json({{
             "kind": "dataclass", "keys": ["a"], "children": ["tensor"],
             "class": ["hostile_module", "Anything"]}})

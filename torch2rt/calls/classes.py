@@ -6,7 +6,7 @@ import importlib
 import sys
 from weakref import WeakValueDictionary
 
-from torch2rt.capture.errors import PytreeError
+from torch2rt.errors import PytreeError
 
 _captured: WeakValueDictionary[str, type] = WeakValueDictionary()
 
