@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from layer_testing import check_rule, lower_model
@@ -82,3 +84,23 @@ def test_inputs_that_do_not_fit_are_refused() -> None:
         Attention(0.5, has_mask=True).infer([q, k, v])
     with pytest.raises(ValueError, match="no multiple"):
         Attention(0.5, is_grouped=True).infer([TensorType((2, 4, 5, 4), DType.FLOAT32), k, v])
+
+
+@pytest.mark.parametrize("last", range(4))
+def test_heads_last_is_a_transpose_of_that_operand(last: int) -> None:
+    names = ("query_heads_last", "key_heads_last", "value_heads_last", "output_heads_last")
+    inputs = qkv(6, 2)
+    want = Attention(0.5, is_grouped=True).reference(inputs)[0]
+    stored = [x.transpose(1, 2) if i == last else x for i, x in enumerate(inputs)]
+    kind = replace(Attention(0.5, is_grouped=True), **{names[last]: True})
+    got = kind.reference(stored)[0]
+    types = [TensorType(tuple(x.shape), DType.FLOAT32) for x in stored]
+    assert kind.infer(types)[0].shape == tuple(got.shape)
+    assert kind.flops(types, kind.infer(types)) == 2 * (2 * 6 * 5 * 7) * (4 + 6)
+    torch.testing.assert_close(got.transpose(1, 2) if last == 3 else got, want)
+
+
+def test_heads_last_needs_heads() -> None:
+    x = TensorType((5, 4), DType.FLOAT32)
+    with pytest.raises(ValueError, match="no axis of heads"):
+        Attention(0.5, key_heads_last=True).infer([x, x, x])

@@ -25,9 +25,10 @@ _LOWEST = float(np.finfo(np.float32).min)
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Zeros and ones that can be had in the shape ``dims`` or any it broadcasts to."""
+    """A tensor that can be had in the shape ``dims`` or any it broadcasts to."""
 
     dims: tuple[int, ...]
+    data_type: DataType
     spread: Callable[[tuple[int, ...]], Source]
 
 
@@ -45,7 +46,7 @@ class AttentionMask:
     kind: Attention
     dims: tuple[int, ...]
     scores: tuple[int, ...]
-    addend: Source | None = None
+    addend: Spread | None = None
     lowest: float | None = None
     visible: list[Spread] = field(default_factory=list)
 
@@ -67,8 +68,7 @@ class AttentionMask:
         hidden = np.arange(columns) > np.arange(rows)[:, None]
         dims = (1,) * (len(self.scores) - 2) + (rows, columns)
         array = np.where(hidden, np.float32(HIDDEN), np.float32(0)).reshape(dims)
-        desc = MemoryDesc.plain(dims, DataType.f32)
-        self.addend = self.builder.literal(("causal", rows, columns), array, desc)
+        self.addend = self._constant(("causal", rows, columns), array)
 
     def _use_constant(self) -> None:
         """Do now what `_use_given` leaves to each run."""
@@ -77,20 +77,19 @@ class AttentionMask:
         assert name is not None
         added = _as_addend(builder.weights.array(name), builder.spec.inputs[_MASK].dtype)
         added = added.reshape(self.dims)
-        seen = (added > -np.inf).any(-1, keepdims=True)
         if not self._is_per_query:
-            desc = MemoryDesc.plain(self.dims, DataType.f32)
-            array = np.maximum(added, np.float32(HIDDEN))
-            self.addend = builder.literal(("mask", name), array, desc)
+            self.addend = self._constant(("mask", name), np.maximum(added, np.float32(HIDDEN)))
+        seen = (added > -np.inf).any(-1, keepdims=True)
         if not seen.all():
-            numbers = seen.astype(np.float32)
+            ones = np.broadcast_to(seen.astype(np.float32), self._spread_dims)
+            self.visible.append(self._constant(("seen", name), ones))
 
-            def literal(dims: tuple[int, ...]) -> Source:
-                array = np.ascontiguousarray(np.broadcast_to(numbers, dims))
-                desc = MemoryDesc.plain(dims, DataType.f32)
-                return builder.literal(("seen", name, dims), array, desc)
+    def _constant(self, key: tuple[str | int, ...], array: Array) -> Spread:
+        def spread(dims: tuple[int, ...]) -> Source:
+            numbers = np.ascontiguousarray(np.broadcast_to(array, dims))
+            return self.builder.literal(key, numbers, MemoryDesc.plain(dims, DataType.f32))
 
-            self.visible.append(Spread(self._spread_dims, literal))
+        return Spread(array.shape, DataType.f32, spread)
 
     @property
     def _spread_dims(self) -> tuple[int, ...]:
@@ -98,48 +97,49 @@ class AttentionMask:
         return (*self.dims[:-1], self.scores[-1])
 
     def _use_given(self) -> None:
-        builder, dims = self.builder, self.dims
+        builder = self.builder
         dtype = builder.spec.inputs[_MASK].dtype
         element = data_type(dtype)
         if element is None:
             raise Unprepared(f"oneDNN has no {dtype.value}")
-        given = builder.input(_MASK, MemoryDesc.plain(dims, element))
-        ones = self._ones(given, dtype)
-        self.visible.append(Spread(self._spread_dims, partial(self._stretched, ones)))
+        given = builder.input(_MASK, MemoryDesc.plain(self.dims, element))
+        # Shares of hidden keys are zero anyway, unless all keys of the query are hidden.
+        ones = given if dtype is DType.BOOL else self._computed(Algorithm.ge, given, _LOWEST)
+        kept = DType.BOOL if dtype is DType.BOOL else DType.FLOAT32
+        self.visible.append(self._spread(ones, kept, self._spread_dims))
         if self._is_per_query:
             return
         if dtype is not DType.BOOL:
-            self.addend, self.lowest = given, HIDDEN
+            self.addend = self._spread(given, dtype, self.dims)
+            self.lowest = HIDDEN
             return
-        wide = MemoryDesc.plain(dims, DataType.f32)
-        self.addend = builder.temporary(wide)
+        wide = builder.converted(given, MemoryDesc.plain(self.dims, DataType.f32))
         # (mask - 1) * 1e30: nothing where it is true.
-        one = builder.scalar(1.0, len(dims))
-        attributes = Attributes([Eltwise(Algorithm.linear, -HIDDEN)])
-        desc = onednn.binary(Algorithm.sub, given.desc, one.desc, wide, attributes=attributes)
-        builder.execute(desc, {Arg.src: given, Arg.src_1: one, Arg.dst: self.addend})
+        added = self._computed(Algorithm.sub, wide, 1.0, Eltwise(Algorithm.linear, -HIDDEN))
+        self.addend = self._spread(added, DType.FLOAT32, self.dims)
 
-    def _ones(self, given: Source, dtype: DType) -> Source:
-        """1 where a key is seen, 0 where it is hidden.
-
-        Shares of hidden keys are zero anyway, unless all keys of the query are hidden.
-        """
-        if dtype is DType.BOOL:
-            return given
+    def _computed(
+        self, algorithm: Algorithm, source: Source, value: float, *post_ops: Eltwise
+    ) -> Source:
+        """A function of the mask and a number, in f32."""
         builder = self.builder
-        ones = builder.temporary(MemoryDesc.plain(self.dims, DataType.f32))
-        bound = builder.scalar(_LOWEST, len(self.dims))
-        desc = onednn.binary(Algorithm.ge, given.desc, bound.desc, ones.desc)
-        builder.execute(desc, {Arg.src: given, Arg.src_1: bound, Arg.dst: ones})
-        return ones
+        number = builder.scalar(value, len(self.dims))
+        target = builder.temporary(MemoryDesc.plain(self.dims, DataType.f32))
+        desc = onednn.binary(
+            algorithm, source.desc, number.desc, target.desc, attributes=Attributes(post_ops)
+        )
+        builder.execute(desc, {Arg.src: source, Arg.src_1: number, Arg.dst: target})
+        return target
 
-    def _stretched(self, source: Source, dims: tuple[int, ...]) -> Source:
+    def _spread(self, source: Source, dtype: DType, dims: tuple[int, ...]) -> Spread:
+        return Spread(dims, source.desc.data_type, partial(self._stretched, source, dtype))
+
+    def _stretched(self, source: Source, dtype: DType, dims: tuple[int, ...]) -> Source:
         """A source repeated along axes of size 1 until it has ``dims``."""
         if source.desc.dims == dims:
             return source
         if not isinstance(source, Operand):
             raise Unprepared("a constant mask was taken for one given at run time")
-        dtype = DType.BOOL if source.desc.data_type is DataType.u8 else DType.FLOAT32
         target = self.builder.temporary(MemoryDesc.plain(dims, source.desc.data_type))
         self.builder.copy(
             ArrayOperand(target.place, TensorSpec(dims, dtype)),

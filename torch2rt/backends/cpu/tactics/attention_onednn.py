@@ -7,7 +7,7 @@ here has one: what varies by query alone is spread over the keys first.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -89,16 +89,34 @@ def _add_scores(
 ) -> Operand:
     """Scale q k^T, with the mask added where there is one, in f32."""
     scores = builder.temporary(MemoryDesc.plain(shapes.scores, DataType.f32))
-    post_ops: list[PostOp] = [Eltwise(Algorithm.linear, _kind(builder.spec).scale)]
+    first: list[PostOp] = [Eltwise(Algorithm.linear, _kind(builder.spec).scale)]
     memories: dict[int, Source] = {Arg.src: q, Arg.weights: k, Arg.dst: scores}
-    if mask.addend is not None:
-        memories[post_op_arg(len(post_ops))] = mask.addend
-        post_ops.append(Binary(Algorithm.add, mask.addend.desc))
-    if mask.lowest is not None:
-        post_ops.append(Eltwise(Algorithm.clip_v2, mask.lowest, math.inf))
-    desc = onednn.matmul(q.desc, k.desc, None, scores.desc, attributes=Attributes(post_ops))
-    _execute(builder, desc, memories, scores)
+
+    def make(added: MemoryDesc | None) -> PrimitiveDesc:
+        post_ops = [*first, Binary(Algorithm.add, added)] if added is not None else first
+        if mask.lowest is not None:
+            post_ops = [*post_ops, Eltwise(Algorithm.clip_v2, mask.lowest, math.inf)]
+        attributes = Attributes(post_ops)
+        return onednn.matmul(q.desc, k.desc, None, scores.desc, attributes=attributes)
+
+    if mask.addend is None:
+        _execute(builder, make(None), memories, scores)
+    else:
+        desc, addend = _with_operand(make, mask.addend, scores)
+        builder.execute(desc, {**memories, post_op_arg(len(first)): addend})
     return scores
+
+
+def _with_operand(
+    make: Callable[[MemoryDesc], PrimitiveDesc], operand: Spread, target: Operand
+) -> tuple[PrimitiveDesc, Source]:
+    """A fast primitive and its operand, which is spread no further than that takes."""
+    dims, whole = operand.dims, target.desc.dims
+    for wanted in dict.fromkeys((dims, (whole[0], *dims[1:]), whole)):
+        desc = make(MemoryDesc.plain(wanted, operand.data_type))
+        if is_usable(desc, math.prod(whole)):
+            return desc, operand.spread(wanted)
+    raise Unprepared("oneDNN has no fast primitive that takes the mask")
 
 
 def _add_softmax(builder: StepBuilder, scores: Operand, element: DataType) -> Operand:
@@ -113,14 +131,13 @@ def _add_softmax(builder: StepBuilder, scores: Operand, element: DataType) -> Op
 
 
 def _add_product(builder: StepBuilder, shares: Operand, visible: Spread) -> None:
-    """Multiply the shares in place; by a factor as large as they are if nothing else is fast."""
-    for dims in dict.fromkeys((visible.dims, shares.desc.dims)):
-        factor = visible.spread(dims)
-        desc = onednn.binary(Algorithm.mul, shares.desc, factor.desc, shares.desc)
-        if is_usable(desc, math.prod(shares.desc.dims)):
-            builder.execute(desc, {Arg.src: shares, Arg.src_1: factor, Arg.dst: shares})
-            return
-    raise Unprepared("oneDNN has no fast product of shares and mask")
+    """Multiply the shares in place."""
+
+    def make(factor: MemoryDesc) -> PrimitiveDesc:
+        return onednn.binary(Algorithm.mul, shares.desc, factor, shares.desc)
+
+    desc, factor = _with_operand(make, visible, shares)
+    builder.execute(desc, {Arg.src: shares, Arg.src_1: factor, Arg.dst: shares})
 
 
 def _add_mix(

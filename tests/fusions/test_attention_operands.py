@@ -1,0 +1,126 @@
+"""What attention layers absorb: transposes of heads, and masks that hide nothing."""
+
+import numpy as np
+import pytest
+from fusion_testing import check_fires, check_refused
+
+from torch2rt.fusions.remove_attention_mask import RemoveAttentionMask
+from torch2rt.fusions.transpose_into_attention import TransposeIntoAttention
+from torch2rt.network.dtype import Array
+
+QKV = (
+    "input %q: float32[2,5,3,4]\ninput %k: float32[2,7,3,4]\ninput %v: float32[2,7,3,6]\n"
+)
+SWAP = '{"permutation":[0,2,1,3]}'
+HEADS = (
+    f"%r = transpose(%q) {SWAP} -> float32[2,3,5,4]\n"
+    f"%s = transpose(%k) {SWAP} -> float32[2,3,7,4]\n"
+    f"%t = transpose(%v) {SWAP} -> float32[2,3,7,6]\n"
+)
+ATTENTION = '%a = attention(%r, %s, %t) {"scale":0.5} -> float32[2,3,5,6]\n'
+BEHIND = f"%y = transpose(%a) {SWAP} -> float32[2,5,3,6]\noutput y = %y\n"
+ALL_FLAGS = (
+    'attention(%q, %k, %v) {"scale":0.5,"query_heads_last":true,"key_heads_last":true,'
+    '"value_heads_last":true,"output_heads_last":true} -> float32[2,5,3,6]'
+)
+
+
+def test_all_four_transposes_go() -> None:
+    check_fires(
+        TransposeIntoAttention(), QKV + HEADS + ATTENTION + BEHIND, kinds=["attention"],
+        lines=[ALL_FLAGS],
+    )
+
+
+def test_heads_last_already_are_exchanged_back() -> None:
+    source = (
+        "input %q: float32[2,3,5,4]\ninput %k: float32[2,3,7,4]\n"
+        f"%r = transpose(%q) {SWAP} -> float32[2,5,3,4]\n"
+        '%a = attention(%r, %k, %k) {"scale":0.5,"query_heads_last":true,'
+        '"output_heads_last":true} -> float32[2,5,3,4]\n'
+        f"%y = transpose(%a) {SWAP} -> float32[2,3,5,4]\noutput y = %y\n"
+    )
+    line = 'attention(%q, %k, %k) {"scale":0.5} -> float32[2,3,5,4]'
+    check_fires(TransposeIntoAttention(), source, kinds=["attention"], lines=[line])
+
+
+def test_transposes_with_other_readers_stay_beside() -> None:
+    source = QKV + HEADS + ATTENTION + "output y = %a\noutput r = %r\n"
+    check_fires(TransposeIntoAttention(), source, kinds=["transpose", "attention"])
+
+
+def test_one_tensor_as_key_and_value() -> None:
+    source = (
+        QKV + HEADS + '%a = attention(%r, %s, %s) {"scale":0.5} -> float32[2,3,5,4]\n'
+        "output y = %a\n"
+    )
+    check_fires(TransposeIntoAttention(), source, kinds=["transpose", "attention"])
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (BEHIND + "output z = %a\n", "other readers"),
+        (BEHIND.replace(SWAP, '{"permutation":[0,2,3,1]}').replace("5,3,6", "5,6,3"), ""),
+        (BEHIND.replace(SWAP, '{"permutation":[1,0,2,3]}').replace("2,5,3,6", "3,2,5,6"), ""),
+    ],
+)
+def test_transposes_behind_that_stay(body: str, reason: str) -> None:
+    source = (
+        "input %r: float32[2,3,5,4]\ninput %s: float32[2,3,7,4]\ninput %t: float32[2,3,7,6]\n"
+        + ATTENTION + body
+    )
+    check_refused(TransposeIntoAttention(), source, reason=reason)
+
+
+def test_an_epilogue_between_keeps_the_transpose() -> None:
+    source = (
+        "input %r: float32[2,3,5,4]\ninput %s: float32[2,3,7,4]\ninput %t: float32[2,3,7,6]\n"
+        + ATTENTION.replace("->", "epilogue relu(i0) ->") + BEHIND
+    )
+    check_refused(TransposeIntoAttention(), source, reason="epilogue")
+
+
+def masked(type: str, more: str = "") -> str:
+    extra = f", {more}" if more else ""
+    epilogue = " epilogue add(i0,i1)" if more else ""
+    return (
+        "input %q: float32[2,3,4]\ninput %k: float32[2,5,4]\ninput %v: float32[2,5,6]\n"
+        f"input %r: float32[2,3,6]\nconstant @m: {type}\n"
+        f'%y = attention(%q, %k, %v, @m{extra}) {{"scale":0.5,"has_mask":true}}{epilogue}'
+        " -> float32[2,3,6]\noutput y = %y\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("type", "mask"),
+    [
+        ("bool[1,3,5]", np.ones((1, 3, 5), bool)),
+        ("bool[3,1]", np.ones((3, 1), bool)),
+        ("float32[3,5]", -np.zeros((3, 5), np.float32)),
+    ],
+)
+@pytest.mark.parametrize("more", ["", "%r"])
+def test_masks_that_hide_nothing(type: str, mask: Array, more: str) -> None:
+    network = check_fires(
+        RemoveAttentionMask(), masked(type, more), constants={"m": mask}, kinds=["attention"],
+        lines=['{"scale":0.5}'],
+    )
+    assert len(network.layers[0].inputs) == 3 + bool(more)
+
+
+@pytest.mark.parametrize(
+    ("type", "mask"),
+    [
+        ("bool[3,5]", np.arange(15).reshape(3, 5) != 7),
+        ("float32[5]", np.array([0, 0, 0, 0, 1e-3], np.float32)),
+        ("float32[1,5]", np.array([[0, 0, -np.inf, 0, 0]], np.float32)),
+    ],
+)
+def test_masks_that_do_something(type: str, mask: Array) -> None:
+    check_refused(RemoveAttentionMask(), masked(type), constants={"m": mask}, reason="hides keys")
+
+
+def test_masks_given_at_run_time() -> None:
+    source = masked("bool[3,5]").replace("constant @m", "input %m").replace("@m", "%m")
+    check_refused(RemoveAttentionMask(), source, reason="")
