@@ -41,7 +41,7 @@ class Right(Contender):
     name = "right"
     packages: ClassVar = ("torch",)
     variants: ClassVar = {"fp32": ("slow", "quick")}
-    delays: ClassVar = {"slow": 0.004, "quick": 0.001}
+    delays: ClassVar = {"slow": 0.03, "quick": 0.001}
 
     def build(self, request: BuildRequest) -> Callable[[], object]:
         def call() -> object:

@@ -48,7 +48,9 @@ def test_the_quick_variant_of_a_right_contender_is_timed(result: BenchResult) ->
     row = result.row(spec(Right))
     assert row.status == "ok"
     assert row.variant == "quick"
-    assert row.median_ms == pytest.approx(1.0, rel=0.9)
+    # Only from below: a sleep takes as long as it pleases on a busy machine.
+    assert row.median_ms is not None
+    assert row.median_ms >= 1.0
     assert row.p10_ms is not None
     assert row.p90_ms is not None
     assert row.p10_ms <= row.median_ms <= row.p90_ms
