@@ -59,3 +59,14 @@ def test_a_second_run_finds_nothing_to_do():
     assert "to_bfloat16" in before
     assert not LowerPrecision().run(network, Log())
     assert text(network) == before
+
+
+def test_rows_of_a_table_are_taken_in_low_precision():
+    network = lowered(
+        "input %i: int64[2]\nconstant @t: float32[9,3]\nconstant @w: float32[4,3]\n"
+        '%e = take(@t, %i) {"axis":0} -> float32[2,3]\n'
+        '%y = matmul(%e, @w) {"transpose_b":true} -> float32[2,4]\n', t=(9, 3), w=(4, 3),
+    )
+    take, product = network.layers[:2]
+    assert [tensor.dtype.value for tensor in take.inputs] == ["bfloat16", "int64"]
+    assert product.inputs[0] is take.output

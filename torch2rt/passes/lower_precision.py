@@ -24,9 +24,9 @@ from torch2rt.passes.base import Log, Pass
 
 # Kinds that keep their meaning to rounding when their float operands are of low precision.
 TOLERANT = frozenset({
-    "adaptive_pool", "attention", "concat", "convolution", "deconvolution", "embedding", "expand",
-    "group_norm", "layer_norm", "matmul", "pad", "pointwise", "pool", "reduce", "reshape",
-    "resize", "slice", "softmax", "transpose",
+    "adaptive_pool", "attention", "concat", "convolution", "deconvolution", "expand", "group_norm",
+    "layer_norm", "matmul", "pad", "pointwise", "pool", "reduce", "reshape", "resize", "slice",
+    "softmax", "take", "transpose",
 })
 # Kinds that take float32 constants beside operands of low precision: those are small, and kept.
 TAKES_WIDE = frozenset({"group_norm", "layer_norm", "pointwise"})
