@@ -16,6 +16,7 @@ from torch2rt.backends.buffer import Buffer, array_at
 from torch2rt.backends.spec import Layout, TensorSpec
 from torch2rt.engine.context import Context, Step
 from torch2rt.engine.engine import Engine, Runnable
+from torch2rt.inspect.steps import step_title
 from torch2rt.inspect.tolerance import layer_tolerance, relative_error
 from torch2rt.network.layer import run_reference
 from torch2rt.network.tensor import TensorType
@@ -45,13 +46,16 @@ def step_errors(engine: Engine, inputs: Sequence[torch.Tensor]) -> list[StepErro
     context = Context(runnable.executable)
     kept = _bind(context, runnable, inputs)
     errors = []
-    for step, calls in zip(runnable.executable.steps, context.calls_per_step, strict=True):
+    executable = runnable.executable
+    steps = zip(executable.steps, context.calls_per_step, strict=True)
+    for position, (step, calls) in enumerate(steps):
         buffers_in = [context.buffer(i) for i in step.plan_step.inputs]
         buffers_out = [context.buffer(i) for i in step.plan_step.outputs]
         operands = [_read(engine, buffer) for buffer in buffers_in]
         engine.backend.runner(calls)()
         results = [_read(engine, buffer) for buffer in buffers_out]
-        errors.append(_compare(step, operands, results))
+        where = step.spec.where if step.plan_step.layer else step_title(executable.plan, position)
+        errors.append(_compare(step, where, operands, results))
     del kept
     return errors
 
@@ -101,7 +105,7 @@ def to_plain(buffer: Buffer) -> np.ndarray:
 
 
 def _compare(
-    step: Step, operands: Sequence[torch.Tensor], results: Sequence[torch.Tensor]
+    step: Step, where: str, operands: Sequence[torch.Tensor], results: Sequence[torch.Tensor]
 ) -> StepError:
     spec = step.spec
     types = [TensorType(output.shape, output.dtype) for output in spec.outputs]
@@ -110,5 +114,5 @@ def _compare(
     errors = [relative_error(got, want) for got, want in zip(results, wanted, strict=True)]
     allowed = max(layer_tolerance(output.dtype) for output in spec.outputs)
     return StepError(
-        spec.name, spec.kind.name, step.plan_step.tactic, spec.where, max(errors), allowed
+        spec.name, spec.kind.name, step.plan_step.tactic, where, max(errors), allowed
     )

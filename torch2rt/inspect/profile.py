@@ -11,12 +11,16 @@ import numpy as np
 from torch2rt.backends.buffer import address_of, aligned_bytes
 from torch2rt.engine.context import Context
 from torch2rt.engine.engine import Engine, Runnable
+from torch2rt.inspect.steps import shorten, step_title
 from torch2rt.network.dtype import Array
 
 
 @dataclass(frozen=True, slots=True)
 class StepTime:
-    """Median time of one step in microseconds, and the bytes it moves."""
+    """Median time of one step in microseconds, and the bytes it moves.
+
+    ``layer`` says of a reformat what it changes and for whom; ``where`` is the module path.
+    """
 
     layer: str
     kind: str
@@ -34,16 +38,16 @@ class EngineProfile:
     total_us: float
 
     def __str__(self) -> str:
+        total_us = sum(step.time_us for step in self.steps)
         lines = [
             f"{'layer':<40} {'tactic':<32} {'us':>9} {'share':>6} {'GB/s':>7}",
             *(
-                f"{s.layer:<40} {s.tactic:<32} {s.time_us:>9.1f} "
-                f"{s.time_us / max(self.total_us, 1e-9):>6.1%} "
+                f"{shorten(s.layer, 40):<40} {s.tactic:<32} {s.time_us:>9.1f} "
+                f"{s.time_us / max(total_us, 1e-9):>6.1%} "
                 f"{s.bytes / max(s.time_us, 1e-9) / 1e3:>7.1f}"
                 for s in self.steps
             ),
-            f"sum of steps {sum(s.time_us for s in self.steps):.1f} us, "
-            f"whole call {self.total_us:.1f} us",
+            f"sum of steps {total_us:.1f} us, whole call {self.total_us:.1f} us",
         ]
         return "\n".join(lines)
 
@@ -76,10 +80,13 @@ def profile_engine(
     times_us = np.median(samples, axis=0) / 1e3
     steps = tuple(
         StepTime(
-            step.spec.name, step.spec.kind.name, step.plan_step.tactic, step.spec.where,
-            float(us), sum(t.size_bytes for t in (*step.spec.inputs, *step.spec.outputs)),
+            step_title(runnable.executable.plan, position), step.spec.kind.name,
+            step.plan_step.tactic, step.spec.where, float(us),
+            sum(t.size_bytes for t in (*step.spec.inputs, *step.spec.outputs)),
         )
-        for step, us in zip(runnable.executable.steps, times_us, strict=True)
+        for position, (step, us) in enumerate(
+            zip(runnable.executable.steps, times_us, strict=True)
+        )
     )
     return EngineProfile(steps, float(np.median(totals)) / 1e3)
 

@@ -11,6 +11,8 @@ from typing import Any
 
 from torch2rt.engine.engine import Engine
 from torch2rt.engine.plan import Plan
+from torch2rt.inspect.steps import shorten, step_title
+from torch2rt.network.layer import Layer
 
 
 def report_text(engine: Engine) -> str:
@@ -21,6 +23,7 @@ def report_text(engine: Engine) -> str:
         _note_lines(engine),
         *(_plan_lines(engine, plan) for plan in engine.plans),
         _fusion_lines(engine),
+        _layer_lines(engine),
         _refusal_lines(engine),
     ]
     return "\n\n".join("\n".join(lines) for lines in sections if lines) + "\n"
@@ -78,36 +81,44 @@ def _note_lines(engine: Engine) -> list[str]:
 
 def _plan_lines(engine: Engine, plan: Plan) -> list[str]:
     shape = ", ".join(f"{n}={v}" for n, v in plan.symbols.items()) or "static shapes"
-    lines = [f"plan for {shape}: layer, tactic, measured time, bytes, runner-up"]
+    total_us = sum(step.time_us for step in plan.steps)
     layers = {layer.name: layer for layer in engine.network.layers}
-    for step in plan.steps:
+    lines = [
+        f"plan for {shape}: {total_us:.1f} us measured over {len(plan.steps)} steps",
+        f"  {'layer':<40} {'tactic':<32} {'us':>9} {'MB':>8}  runner-up; epilogue",
+    ]
+    for position, step in enumerate(plan.steps):
         moved = sum(plan.tensors[i].spec.size_bytes for i in (*step.inputs, *step.outputs))
         other = plan.runners_up.get(step.layer, ())
         runner_up = f"{other[0][0]} {other[0][1]:.1f} us" if other else "-"
         epilogue = layers[step.layer].epilogue if step.layer in layers else None
         lines.append(
-            f"  {step.layer or 'reformat':<40} {step.tactic:<32} {step.time_us:>9.1f} us "
-            f"{moved / 1e6:>8.3f} MB  {runner_up}"
-            + (f"  epilogue {epilogue.text}" if epilogue is not None else "")
+            f"  {shorten(step_title(plan, position), 40):<40} {step.tactic:<32} "
+            f"{step.time_us:>9.1f} {moved / 1e6:>8.3f}  {runner_up}"
+            + (f"; {epilogue.text}" if epilogue is not None else "")
         )
-    lines += [f"  {name:<40} shares memory, no step" for name in plan.viewed]
+    lines += [f"  {shorten(name, 40):<40} shares memory, no step" for name in plan.viewed]
     return lines
 
 
 def _fusion_lines(engine: Engine) -> list[str]:
     counts = Counter(rule for rule, _, _ in engine.report.get("fired", []))
     if not counts:
-        return []
-    lines = ["fusions that fired: " + ", ".join(f"{r} x{n}" for r, n in counts.most_common())]
-    lines.append("what each layer was made from:")
+        return ["fusions that fired: none"]
+    return ["fusions that fired: " + ", ".join(f"{r} x{n}" for r, n in counts.most_common())]
+
+
+def _layer_lines(engine: Engine) -> list[str]:
+    lines = ["what each layer was made from:"]
     for layer in engine.network.layers:
         lines.append(f"  {layer.name} ({layer.kind.name}) = {' + '.join(_origins(layer))}")
     return lines
 
 
-def _origins(layer: Any) -> Iterator[str]:
+def _origins(layer: Layer) -> Iterator[str]:
     for origin in layer.origins:
-        yield f"{origin.module_path or '(top)'}:{origin.op.removeprefix('aten.')}"
+        source = f" [{origin.source}]" if origin.source else ""
+        yield f"{origin.module_path or '(top)'}:{origin.op.removeprefix('aten.')}{source}"
 
 
 def _refusal_lines(engine: Engine) -> list[str]:
