@@ -9,7 +9,8 @@ from importlib import metadata
 from torch2rt.backends.devices import open_backend
 from torch2rt.config import default_timing_cache
 
-_PACKAGES = ("torch2rt", "torch", "numpy", "safetensors", "tqdm", "onednn-cpu-gomp")
+_PACKAGES = ("torch2rt", "torch", "numpy", "safetensors", "tqdm", "onednn-cpu-gomp",
+             "llvmlite")
 
 
 def doctor_lines() -> Iterator[str]:
@@ -31,6 +32,7 @@ def _version(name: str) -> str:
 def _cpu_lines() -> Iterator[str]:
     from torch2rt.backends.cpu import onednn
     from torch2rt.backends.cpu.backend import CpuBackend, onednn_unavailable
+    from torch2rt.backends.cpu.jit import jit_unavailable
 
     backend = open_backend("cpu")
     assert isinstance(backend, CpuBackend)
@@ -41,5 +43,8 @@ def _cpu_lines() -> Iterator[str]:
         yield f"OpenMP run times in this process: {', '.join(onednn.mapped_openmp_paths())}"
     else:
         yield f"oneDNN: off, layers run through torch and numpy. {reason}"
+    reason = jit_unavailable()
+    state = "on" if reason is None else f"off, oneDNN's run instead. {reason}"
+    yield f"kernels of our own: {state}"
     for note in backend.notes:
         yield f"note: {note}"

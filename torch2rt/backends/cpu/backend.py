@@ -16,6 +16,7 @@ import numpy as np
 from torch2rt.backends.backend import Backend, find_tactics
 from torch2rt.backends.buffer import address_of, aligned_bytes
 from torch2rt.backends.cpu import onednn
+from torch2rt.backends.cpu.jit import missing_package
 from torch2rt.backends.cpu.onednn.openmp import openmp
 from torch2rt.backends.cpu.threads import ThreadCount, available_threads
 from torch2rt.backends.tactic import Call, Tactic
@@ -50,6 +51,9 @@ class CpuBackend(Backend):
         if reason is not None:
             self.notes.append(reason)
             found = {name: tactic for name, tactic in found.items() if ".onednn." not in name}
+        missing = missing_package()
+        if missing is not None:
+            self.notes.append(missing)
         self._tactics = found
         self._has_onednn = reason is None
 

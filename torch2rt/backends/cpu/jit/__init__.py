@@ -6,6 +6,7 @@ from torch2rt.backends.cpu.jit.compiler import (
     address_of_kernel,
     jit_unavailable,
     machine,
+    missing_package,
 )
 from torch2rt.backends.cpu.jit.function import Function, Loop
 
@@ -17,4 +18,5 @@ __all__ = [
     "address_of_kernel",
     "jit_unavailable",
     "machine",
+    "missing_package",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,6 +32,16 @@ class Machine:
 
 WIDE = Machine(lanes=16, rows=14, columns=2)
 NARROW = Machine(lanes=8, rows=6, columns=2)
+
+
+INSTALL = "pip install 'llvmlite>=0.45'"
+
+
+def missing_package() -> str | None:
+    """What to install for kernels of our own, or None; found out without importing it."""
+    if importlib.util.find_spec("llvmlite") is not None:
+        return None
+    return f"kernels of our own are off, oneDNN's run instead: {INSTALL}"
 
 
 @cache
@@ -81,7 +92,7 @@ def _llvm() -> Any:
         import llvmlite.binding as llvm
     except (ImportError, OSError) as error:
         raise JitUnavailable(
-            f"kernels of our own need llvmlite ({error}); pip install 'llvmlite>=0.45'"
+            f"kernels of our own need llvmlite ({error}); {INSTALL}"
         ) from error
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()

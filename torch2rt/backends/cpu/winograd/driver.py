@@ -257,8 +257,8 @@ class _Driver:
         start = f.integer("add", start, f.integer("mul", left, get[Field.out_column_stride]))
         numbers = [
             position, get[Field.panel_products], get[Field.whole_panels],
-            get[Field.last_panel_width], start, get[Field.out_row_stride], get[Field.out_column_stride],
-            get[Field.out_channel_stride], get[Field.out_registers],
+            get[Field.last_panel_width], start, get[Field.out_row_stride],
+            get[Field.out_column_stride], get[Field.out_channel_stride], get[Field.out_registers],
             f.integer("sub", get[Field.out_height], top),
             f.integer("sub", get[Field.out_width], left),
         ]

@@ -44,8 +44,9 @@ def write_output(
 
     ``p`` is the first product, ``matrix`` the distance of products. In each, panels of ``panel``
     elements follow one another, rows of channels of one tile after the other in them; after
-    ``whole`` panels there may be one with rows of ``last`` elements. ``table`` holds the addresses of the output and of the operands; ``start`` is the tile's first pixel in
-    the output and in tensors like it, with the strides ``row``, ``column`` and ``channel``.
+    ``whole`` panels there may be one with rows of ``last`` elements. ``table`` holds the addresses
+    of the output and of the operands; ``start`` is the tile's first pixel in the output and in
+    tensors like it, with the strides ``row``, ``column`` and ``channel``.
     """
     size = m + 2
     f = Function(name, [

@@ -5,14 +5,15 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from torch2rt.backends.buffer import Buffer, address_of, aligned_bytes
 from torch2rt.backends.cpu.epilogue import choice
-from torch2rt.backends.cpu.jit import Machine, jit_unavailable, machine
-from torch2rt.backends.cpu.layouts import blocked_layout
+from torch2rt.backends.cpu.jit import JitUnavailable, Machine, jit_unavailable, machine
+from torch2rt.backends.cpu.onednn import OneDNNUnavailable
 from torch2rt.backends.cpu.onednn.openmp import get_threads, openmp
 from torch2rt.backends.cpu.winograd import driver, kernels, output
 from torch2rt.backends.cpu.winograd.driver import Field
@@ -45,13 +46,22 @@ def refusal(spec: LayerSpec, m: int) -> Refusal | None:
         return Refusal("the weights are no constant")
     if min(spec.outputs[0].shape) == 0 or min(spec.outputs[0].shape[2:]) < m:
         return Refusal(f"the output is smaller than a tile of {m} x {m}")
-    reason = jit_unavailable()
+    reason = jit_unavailable() or _openmp_unavailable()
     if reason is not None:
         return Refusal(reason)
     lanes = machine().lanes
     if x.shape[1] % lanes or weight.shape[0] % lanes:
         return Refusal(f"the channels are no multiples of {lanes}")
     return _epilogue_refusal(spec)
+
+
+@cache
+def _openmp_unavailable() -> str | None:
+    try:
+        openmp()
+        return None
+    except OneDNNUnavailable as error:
+        return str(error)
 
 
 def _epilogue_refusal(spec: LayerSpec) -> Refusal | None:
@@ -79,10 +89,10 @@ def operand_kind(spec: LayerSpec, index: int) -> str | None:
 
 
 def layouts(spec: LayerSpec) -> Sequence[LayoutChoice]:
-    """Channels last, and blocked."""
+    """Channels last, and blocks of a register of channels."""
+    blocked = Layout.BLOCKED16 if machine().lanes == 16 else Layout.BLOCKED8
     return [
-        choice(spec, (layout, Layout.PLAIN), layout)
-        for layout in (Layout.CHANNELS_LAST, blocked_layout())
+        choice(spec, (layout, Layout.PLAIN), layout) for layout in (Layout.CHANNELS_LAST, blocked)
     ]
 
 
@@ -149,7 +159,13 @@ def strides(spec: TensorSpec) -> tuple[int, int, int, int]:
 
 def prepare(spec: LayerSpec, weights: Weights, m: int) -> Prepared:
     """Compile what is not compiled yet, transform the weights."""
-    target = machine()
+    try:
+        return _prepared(spec, weights, m, machine())
+    except JitUnavailable as error:
+        raise Unprepared(str(error)) from error
+
+
+def _prepared(spec: LayerSpec, weights: Weights, m: int, target: Machine) -> Prepared:
     threads = get_threads()
     is_shared = shares_weights(spec, m)
     divided = tiling(spec, m, threads, is_shared)
@@ -349,4 +365,5 @@ class ParallelCall:
         )
 
     def __call__(self) -> None:
+        """Run it."""
         self._parallel(*self._arguments)

@@ -2,10 +2,10 @@
 
 m outputs of a 3-tap filter come from n = m + 2 inputs, as products of polynomials evaluated at
 n - 1 points and at infinity. BT holds the monic polynomials that vanish at all points but one, so
-the division by their value there goes to G, which is applied in float64 when weights are packed.
+the division by their value there goes to G, which is applied once, when weights are packed.
 
-The points of F(4, 3) are 0, +-1/sqrt(2), +-sqrt(2): a product of 1 keeps the coefficients small, and
-the error, 1.1e-6 of one layer's norm, is half that of the usual 0, +-1, +-2 (2.3e-6).
+The points of F(4, 3) are 0, +-1/sqrt(2), +-sqrt(2): a product of 1 keeps the coefficients small,
+and the error, 1.1e-6 of one layer's norm, is half that of the usual 0, +-1, +-2 (2.3e-6).
 Source: Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, 2015.
 """
 
