@@ -18,7 +18,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; 0 on success, 1 with the error on standard error, 2 for wrong usage."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.DEBUG if options.verbose else logging.WARNING)
+    logging.basicConfig(level=logging.WARNING)
+    logging.getLogger("torch2rt").setLevel(logging.DEBUG if options.verbose else logging.WARNING)
     command: Callable[[argparse.Namespace], int] = options.command
     try:
         return command(options)
@@ -97,11 +98,13 @@ def _convert(options: argparse.Namespace) -> int:
     from torch2rt.bench.source import ModelSource
     from torch2rt.convert import convert
 
+    for option, path in (("--output", options.output), ("--report", options.report)):
+        _check_folder(option, path)
     loaded = ModelSource("factory", options.model).load()
     rt = convert(
         loaded.model, (loaded.args, loaded.kwargs), precision=options.precision,
         threads=options.threads, fallback=options.fallback, timing_cache=options.timing_cache,
-        verify=not options.no_verify,
+        verify=not options.no_verify, progress=sys.stderr.isatty(),
     )
     rt.save(options.output)
     if options.report:
@@ -149,6 +152,12 @@ def _verify(options: argparse.Namespace) -> int:
     if off is None:
         _write("the engine agrees with the model")
         return 0
+    if not off.is_off:
+        _write(
+            "the engine disagrees with the model, but every layer computes what it should: the "
+            "model has other weights than the one converted, or rounding adds up"
+        )
+        return 1
     _write(
         f"the engine disagrees with the model; first layer that is off: {off.layer} ({off.kind}, "
         f"{off.tactic}) at {off.where}: relative error {off.error:.3g}, allowed {off.allowed:.3g}"
@@ -164,14 +173,33 @@ def _doctor(options: argparse.Namespace) -> int:
     return 0
 
 
+def _check_folder(option: str, path: str | None) -> None:
+    """ConfigError unless a file can be made there: said before the work, not after it."""
+    if path is not None and not Path(path).absolute().parent.is_dir():
+        raise ConfigError(
+            option=option, value=path, reason="its folder does not exist",
+            remedy="Make the folder first.",
+        )
+
+
 def _named_file(text: str) -> tuple[str, Any]:
     name, separator, path = text.partition("=")
     if not separator or not Path(path).is_file():
-        raise ConfigError(
-            option="--input", value=text, reason="not NAME=FILE.npy of an existing file",
-            remedy="Save the array with numpy.save.",
-        )
-    return name, np.load(path, allow_pickle=False)
+        raise _bad_input(text, "not NAME=FILE.npy of an existing file")
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise _bad_input(text, "the file holds no numpy array") from error
+    if not isinstance(array, np.ndarray):
+        raise _bad_input(text, "the file holds several arrays")
+    return name, array
+
+
+def _bad_input(text: str, reason: str) -> ConfigError:
+    return ConfigError(
+        option="--input", value=text, reason=reason,
+        remedy="Save the one array with numpy.save.",
+    )
 
 
 def _random_inputs(engine: Any) -> dict[str, Any]:
