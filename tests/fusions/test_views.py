@@ -145,6 +145,12 @@ FIRES: list[tuple[Fusion[object], str, list[str]]] = [
      + reshape("a", "t", "6,6", "float32[6,6]")
      + "%b = matmul(%a, @w, @c) epilogue relu(add(i0,i1)) -> float32[6,4]\n"
      + reshape("d", "b", "2,3,4", "float32[2,3,4]") + "output y = %d\n", ["matmul"]),
+    (MatmulWithoutFlatten(),
+     "symbol s0 in 1..9\ninput %t: float32[s0,3,2,3]\nconstant @w: float32[6,4]\n"
+     + reshape("a", "t", "-1,6", "float32[3*s0,6]")
+     + "%b = matmul(%a, @w) -> float32[3*s0,4]\n"
+     + reshape("d", "b", "-1,3,4", "float32[s0,3,4]") + "output y = %d\n",
+     ["reshape", "matmul"]),
 ]
 
 
@@ -195,6 +201,10 @@ REFUSED: list[tuple[Fusion[object], str, str]] = [
      + reshape("a", "t", "6,6", "float32[6,6]")
      + "%b = matmul(%a, @w, %r) epilogue add(i0,i1) -> float32[6,4]\n"
      + reshape("d", "b", "2,3,4", "float32[2,3,4]") + "output y = %d\n", "per row"),
+    (MatmulWithoutFlatten(),
+     "input %t: float32[2,3,6]\nconstant @w: float32[6,4]\n"
+     + reshape("a", "t", "6,6", "float32[6,6]") + "%b = matmul(%a, @w) -> float32[6,4]\n"
+     + reshape("d", "b", "3,4,2", "float32[3,4,2]") + "output y = %d\n", ""),
 ]
 
 

@@ -29,8 +29,8 @@ class MatmulWithoutFlatten(Fusion[FlattenedMatmul]):
     Before: %f = reshape(%x[b,s,c]) {"shape": [b*s,c]}   %m = matmul(%f, @w[c,k])
             %y = reshape(%m[b*s,k]) {"shape": [b,s,k]}
     After:  %y = matmul(%x[b,s,c], @w[c,k])
-    Fires when the epilogue reads one value per channel only and the result has the shape that the
-    matmul of %x has.
+    Fires when the epilogue reads one value per channel only. Where %x has other batch axes than %y,
+    as the heads of attention, the first reshape stays and gives it those of %y.
     Refuses when %m has other readers.
     """
 
@@ -39,19 +39,19 @@ class MatmulWithoutFlatten(Fusion[FlattenedMatmul]):
     priority: ClassVar[int] = 46
 
     def match(self, network: Network, layer: Layer) -> FlattenedMatmul | None:
-        """A reshape after a matmul after a reshape that kept the last axis."""
+        """A reshape after a matmul after a reshape; the last keeps the channels."""
         matmul = layer.inputs[0].producer if isinstance(layer.kind, Reshape) else None
         if matmul is None or not isinstance(matmul.kind, Matmul) or matmul.kind.transpose_a:
             return None
         before = matmul.inputs[0].producer
         if before is None or not isinstance(before.kind, Reshape):
             return None
-        x, weight = before.inputs[0], matmul.inputs[1]
-        if weight.rank != 2 or x.rank < 2 or x.shape[-1] != matmul.inputs[0].shape[-1]:
+        weight, shape = matmul.inputs[1], layer.output.shape
+        if weight.rank != 2 or shape[-1:] != matmul.output.shape[-1:]:
             return None
-        if layer.output.shape != (*x.shape[:-1], matmul.output.shape[-1]):
-            return None
-        return FlattenedMatmul(before, matmul, layer)
+        found = FlattenedMatmul(before, matmul, layer)
+        is_deeper = len(shape) > matmul.output.rank
+        return found if is_deeper or _has_same_batch(found) else None
 
     def check(self, network: Network, match: FlattenedMatmul) -> Reject | None:
         """One reader, and an epilogue per channel."""
@@ -65,9 +65,25 @@ class MatmulWithoutFlatten(Fusion[FlattenedMatmul]):
 
     def rewrite(self, network: Network, match: FlattenedMatmul) -> Layer:
         """The matmul of the tensor before it was flattened."""
-        inputs = (match.before.inputs[0], *match.matmul.inputs[1:])
+        x = match.before.inputs[0]
+        if not _has_same_batch(match):
+            assert isinstance(match.after.kind, Reshape)
+            features = match.matmul.inputs[0].shape[-1]
+            kind = Reshape((*match.after.kind.shape[:-1], features))
+            x = network.add(
+                kind, (x,), name=match.before.name, before=match.after,
+                origins=match.before.origins,
+            ).output
+        inputs = (x, *match.matmul.inputs[1:])
         return replace_layer(
             network, match.after, match.matmul.kind, inputs,
             absorbed=(match.matmul, match.before), epilogue=match.matmul.epilogue,
             named_after=match.matmul,
         )
+
+
+def _has_same_batch(match: FlattenedMatmul) -> bool:
+    """Whether the tensor before it was flattened has all axes of the result but the last."""
+    x, flat = match.before.inputs[0], match.matmul.inputs[0]
+    wanted = (*match.after.output.shape[:-1], flat.shape[-1])
+    return x.shape == wanted
