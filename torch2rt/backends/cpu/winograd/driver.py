@@ -7,9 +7,11 @@ large, threads share: each reads its share of the weights, and they meet between
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import IntEnum, auto
 
-from torch2rt.backends.cpu.jit import Function, Machine, address_of_kernel
+from torch2rt.backends.cpu.jit import Function, Loop, Machine, address_of_kernel
 
 
 class Field(IntEnum):
@@ -26,6 +28,9 @@ class Field(IntEnum):
     workspace_elements = auto()
     product_offset = auto()  # of the products in a thread's workspace
     border_offset = auto()  # of the copy of a tile that hangs over the image's border
+    is_shared = auto()
+    tile = auto()  # m, the output's pixels on an edge of a tile
+    window = auto()  # m + 2, the input's
     blocks = auto()
     tiles = auto()
     tiles_per_row = auto()
@@ -67,73 +72,65 @@ class Field(IntEnum):
     matrix_elements = auto()  # of the transformed weights of one matrix
 
 
-def driver_kernel(m: int, machine: Machine, is_shared: bool) -> int:
-    """Address of the function of one thread; its argument is the address of the `Field` numbers.
-
-    ``is_shared``: all tiles are one block, and the threads share its stages.
-    """
-    name = f"winograd_{'shared' if is_shared else 'apart'}_{m}_{machine.lanes}"
-
-    def write() -> str:
-        writer = _Driver(name, m, machine)
-        return writer.shared() if is_shared else writer.apart()
-
-    return address_of_kernel(name, write)
+def driver_kernel(machine: Machine) -> int:
+    """Address of the function of one thread; its argument is the address of the `Field` numbers."""
+    name = f"winograd_driver_{machine.lanes}"
+    return address_of_kernel(name, lambda: _Driver(name, machine).text())
 
 
 class _Driver:
-    def __init__(self, name: str, m: int, machine: Machine) -> None:
+    def __init__(self, name: str, machine: Machine) -> None:
         self.f = Function(name, [("ptr", "data")], machine.lanes)
-        self.m = m
-        self.size = m + 2
         self._loaded: dict[Field, str] = {}
         for field in Field:
             pointer = self.f.at("%data", field.value, "i64")
             self._loaded[field] = self.f.load("i64", pointer, 8)
+        self.m, self.size = self._loaded[Field.tile], self._loaded[Field.window]
 
-    def apart(self) -> str:
-        """Every thread takes whole blocks through all stages; all threads read all weights."""
+    def text(self) -> str:
+        """Blocks one after the other.
+
+        Threads that stay apart have blocks and a workspace each, and of a block everything. Where
+        they share, there is one block, and a thread has its part of each stage.
+        """
         f, get = self.f, self._loaded
         thread, threads = self._ask(Field.thread_number), self._ask(Field.thread_count)
-        begin, end = self._part(thread, threads, get[Field.blocks])
-        with f.when(f.compare("slt", begin, end)):
-            part = f.integer("mul", thread, get[Field.workspace_elements])
-            v = f.at(self._pointer(Field.workspace), part)
-            products, border = self._products(v), f.at(v, get[Field.border_offset])
-            items = f.integer("mul", get[Field.panels], self.size**2)
-            with f.loop(begin, end) as block:
-                first, last = self._part(block.counter, get[Field.blocks], get[Field.tiles])
-                count = f.integer("sub", last, first)
-                with f.loop(0, count) as tile:
-                    self._transform(f.integer("add", first, tile.counter), tile.counter, v, border)
-                with f.loop(0, items) as item:
-                    self._multiply(item.counter, v, products, count)
-                with f.loop(0, count) as tile:
-                    self._store(f.integer("add", first, tile.counter), tile.counter, products)
+        shared = f.compare("ne", get[Field.is_shared], 0)
+        member = f.value(f"select i1 {shared}, i64 {thread}, i64 0")
+        members = f.value(f"select i1 {shared}, i64 {threads}, i64 1")
+        team = f.integer("sub", thread, member)
+        begin, end = self._part(team, f.integer("sdiv", threads, members), get[Field.blocks])
+        v = f.at(
+            self._pointer(Field.workspace), f.integer("mul", team, get[Field.workspace_elements])
+        )
+        border = f.at(v, get[Field.border_offset])
+        border = f.at(border, f.integer("mul", member, get[Field.border_elements]))
+        items = f.integer("mul", get[Field.panels], f.integer("mul", self.size, self.size))
+        with f.when(f.compare("slt", begin, end)), f.loop(begin, end) as block:
+            first, last = self._part(block.counter, get[Field.blocks], get[Field.tiles])
+            count = f.integer("sub", last, first)
+            products = f.at(v, get[Field.product_offset])
+            with self._share(member, members, count) as tile:
+                self._transform(f.integer("add", first, tile.counter), tile.counter, v, border)
+            self._meet(shared)
+            with self._share(member, members, items) as item:
+                self._multiply(item.counter, v, products, count)
+            self._meet(shared)
+            with self._share(member, members, count) as tile:
+                self._store(f.integer("add", first, tile.counter), tile.counter, products)
         return f.text
 
-    def shared(self) -> str:
-        """All tiles are one block: a thread reads its share of the weights alone, once."""
-        f, get = self.f, self._loaded
-        thread, threads = self._ask(Field.thread_number), self._ask(Field.thread_count)
-        v = self._pointer(Field.workspace)
-        products, border = self._products(v), f.at(v, get[Field.border_offset])
-        border = f.at(border, f.integer("mul", thread, get[Field.border_elements]))
-        items = f.integer("mul", get[Field.panels], self.size**2)
-        begin, end = self._part(thread, threads, get[Field.tiles])
-        with f.when(f.compare("slt", begin, end)), f.loop(begin, end) as tile:
-            self._transform(tile.counter, tile.counter, v, border)
-        f.call(self._pointer(Field.barrier), [])
-        first, last = self._part(thread, threads, items)
-        with f.when(f.compare("slt", first, last)), f.loop(first, last) as item:
-            self._multiply(item.counter, v, products, get[Field.tiles])
-        f.call(self._pointer(Field.barrier), [])
-        with f.when(f.compare("slt", begin, end)), f.loop(begin, end) as tile:
-            self._store(tile.counter, tile.counter, products)
-        return f.text
+    @contextmanager
+    def _share(self, member: str, members: str, count: str) -> Iterator[Loop]:
+        """A loop over one member's part, which may be empty."""
+        begin, end = self._part(member, members, count)
+        with self.f.when(self.f.compare("slt", begin, end)), self.f.loop(begin, end) as loop:
+            yield loop
 
-    def _products(self, v: str) -> str:
-        return self.f.at(v, self._loaded[Field.product_offset])
+    def _meet(self, shared: str) -> None:
+        """Threads that share wait for each other."""
+        with self.f.when(shared):
+            self.f.call(self._pointer(Field.barrier), [])
 
     def _ask(self, field: Field) -> str:
         narrow = self.f.value(f"call i32 {self._pointer(field)}()")

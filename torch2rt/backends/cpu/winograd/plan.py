@@ -176,6 +176,7 @@ def _prepared(spec: LayerSpec, weights: Weights, m: int, target: Machine) -> Pre
     elements = int(numbers[Field.border_offset]) + border
     numbers[Field.workspace_elements] = elements
     numbers[Field.border_elements] = border
+    numbers[Field.is_shared] = is_shared
     elements = elements + (threads - 1) * border if is_shared else elements * threads
     keep = [packed, _product_tables(spec, divided, target)]
     numbers[Field.weights] = address_of(packed)
@@ -186,7 +187,7 @@ def _prepared(spec: LayerSpec, weights: Weights, m: int, target: Machine) -> Pre
     operands = [_constant_operand(spec, weights, i)
                 for i in range(spec.main_count, len(spec.inputs))]
     return WinogradPrepared(
-        numbers, driver.driver_kernel(m, target, is_shared), threads, operands, keep,
+        numbers, driver.driver_kernel(target), threads, operands, keep,
         workspace_bytes=elements * 4,
         may_overwrite=tuple(
             index for index, kind in enumerate(kinds, spec.main_count) if kind == "tensor"
@@ -277,7 +278,7 @@ def _numbers(spec: LayerSpec, m: int, divided: Tiling, target: Machine) -> Array
     gomp = openmp()
     fields: dict[Field, int] = {
         Field.product_offset: product_offset, Field.border_offset: border_offset,
-        Field.blocks: divided.blocks, Field.tiles: divided.tiles,
+        Field.tile: m, Field.window: size, Field.blocks: divided.blocks, Field.tiles: divided.tiles,
         Field.tiles_per_row: divided.columns,
         Field.tiles_per_image: divided.columns * divided.rows,
         Field.height: x.shape[2], Field.width: x.shape[3],
