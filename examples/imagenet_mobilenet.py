@@ -36,8 +36,8 @@ def package_file(package: str, path: str) -> Path:
 def _torchvision_models() -> object:
     """Torchvision beside a CPU build of torch needs its operators declared first."""
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
+    import torchvision_shim  # noqa: F401, I001  (before torchvision, whose import needs it)
     import torchvision
-    import torchvision_shim  # noqa: F401
 
     return torchvision.models
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import abc
 import importlib
+import importlib.util
 import inspect
 import math
 import pkgutil
+import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import cache
@@ -28,6 +30,10 @@ class Backend(abc.ABC):
     @abc.abstractmethod
     def tactics(self) -> dict[str, Tactic]:
         """All tactics by name."""
+
+    def tactic(self, name: str) -> Tactic:
+        """One tactic by name; KeyError if this backend has none of that name."""
+        return self.tactics[name]
 
     @abc.abstractmethod
     def fingerprint(self) -> str:
@@ -111,6 +117,23 @@ def find_tactics(package: str) -> dict[str, Tactic]:
                     )
                 found[cls.name] = cls()
     return found
+
+
+@cache
+def find_tactic(package: str, name: str) -> Tactic:
+    """One tactic, from the file that its name says: ``a.b.c`` is in ``a_b_c.py`` or ``a_b.py``.
+
+    Others are not imported: an engine that loads needs a few of many. KeyError if there is none.
+    """
+    parts = name.split(".")
+    if not all(re.fullmatch(r"[a-z][a-z0-9_]*", part) for part in parts):
+        raise KeyError(name)
+    for file in ("_".join(parts), "_".join(parts[:2])):
+        if importlib.util.find_spec(f"{package}.{file}") is not None:
+            for cls in _tactic_classes(f"{package}.{file}"):
+                if cls.name == name:
+                    return cls()
+    raise KeyError(name)
 
 
 def _tactic_classes(module_name: str) -> list[type[Tactic]]:

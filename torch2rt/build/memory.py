@@ -1,13 +1,13 @@
 """The memory plan: every block of bytes gets an offset in one arena.
 
 A block lives from the step that first writes it to the step that last reads it, both included.
-Blocks whose lives overlap must not share bytes. Best fit, largest block first: for each block, the
-smallest gap between those already placed that are alive at the same time.
+Blocks whose lives overlap must not share bytes. Best fit: for each block, the smallest gap
+between those already placed that are alive at the same time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 ALIGNMENT = 64
@@ -23,13 +23,39 @@ class Block:
 
 
 def plan_memory(blocks: Sequence[Block]) -> tuple[list[int], int]:
-    """Offsets of the blocks, in order, and the size of the arena. Offsets are 64-byte aligned."""
+    """Offsets of the blocks, in order, and the size of the arena. Offsets are 64-byte aligned.
+
+    Several orders of placement are tried, the first that reaches the lower bound is taken, else
+    the best of all.
+    """
+    bound = live_bytes(blocks)
+    best: tuple[int, list[int]] | None = None
+    for order in _ORDERS:
+        offsets = _place(blocks, sorted(range(len(blocks)), key=lambda i: (*order(blocks[i]), i)))
+        end = max((o + _aligned(b.size_bytes) for o, b in zip(offsets, blocks, strict=True)),
+                  default=0)
+        if best is None or end < best[0]:
+            best = (end, offsets)
+        if end <= bound:
+            break
+    assert best is not None
+    return best[1], best[0]
+
+
+_ORDERS: tuple[Callable[[Block], tuple[int, ...]], ...] = (
+    lambda b: (-b.size_bytes, b.first - b.last),
+    lambda b: (-b.size_bytes, b.first),
+    lambda b: (-b.size_bytes * (b.last - b.first + 1),),
+    lambda b: (b.first - b.last, -b.size_bytes),
+    lambda b: (b.first, -b.size_bytes),
+    lambda b: (-b.last, -b.size_bytes),
+)
+
+
+def _place(blocks: Sequence[Block], order: Sequence[int]) -> list[int]:
+    """Offsets when blocks are placed in this order, each in the smallest gap that fits."""
     offsets = [0] * len(blocks)
     placed: list[int] = []
-    order = sorted(
-        range(len(blocks)),
-        key=lambda i: (-blocks[i].size_bytes, blocks[i].first - blocks[i].last, i),
-    )
     for index in order:
         block = blocks[index]
         neighbours = sorted(
@@ -39,8 +65,7 @@ def plan_memory(blocks: Sequence[Block]) -> tuple[list[int], int]:
         )
         offsets[index] = _best_gap(neighbours, _aligned(block.size_bytes))
         placed.append(index)
-    end = max((offsets[i] + _aligned(blocks[i].size_bytes) for i in range(len(blocks))), default=0)
-    return offsets, end
+    return offsets
 
 
 def live_bytes(blocks: Sequence[Block]) -> int:

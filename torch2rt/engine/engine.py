@@ -18,12 +18,12 @@ import numpy as np
 from torch2rt.backends.backend import Backend
 from torch2rt.backends.buffer import address_of
 from torch2rt.backends.spec import LayerSpec, TensorSpec
-from torch2rt.backends.tactic import Prepared
+from torch2rt.backends.tactic import Prepared, Tactic
 from torch2rt.engine.context import Context, Executable
 from torch2rt.engine.exact import drops_nan, is_finite, run_arrays
 from torch2rt.engine.plan import Plan
 from torch2rt.engine.weights import EngineWeights
-from torch2rt.errors import InputError
+from torch2rt.errors import InputError, NoTacticError
 from torch2rt.network.dim import is_symbol, substitute
 from torch2rt.network.dtype import Array
 from torch2rt.network.network import Network
@@ -215,8 +215,17 @@ class Engine:
         key = (tactic, spec.name, spec.signature)
         with self._lock:
             if key not in self._prepared:
-                self._prepared[key] = self.backend.tactics[tactic].prepare(spec, self.weights)
+                self._prepared[key] = self._tactic(tactic, spec).prepare(spec, self.weights)
             return self._prepared[key]
+
+    def _tactic(self, name: str, spec: LayerSpec) -> Tactic:
+        try:
+            return self.backend.tactic(name)
+        except KeyError as error:
+            raise NoTacticError(
+                backend=self.backend.name, layer=spec.name, kind=spec.kind.name, where=spec.where,
+                reasons=f"  the plan names {name!r}, which this installation does not have",
+            ) from error
 
     @property
     def plans(self) -> tuple[Plan, ...]:

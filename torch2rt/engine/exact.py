@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 # Libraries of tactics whose activations are written so.
 _DROPPING = ("onednn", "winograd")
 
+# Up to so many elements the calls cost more than the passes.
+_FEW = 4096
+
 
 def drops_nan(executable: Executable) -> bool:
     """Whether a step of the plan may turn a NaN into a number."""
@@ -40,6 +43,8 @@ def is_finite(array: Array) -> bool:
     """Whether there is no NaN and no infinity; bits of a float that numpy lacks count as finite."""
     if array.dtype.kind != "f" or not array.size:
         return True
+    if array.size <= _FEW:  # one pass; a sum beyond the range takes the slow path, rightly
+        return math.isfinite(np.add.reduce(array, axis=None))
     return math.isfinite(np.maximum.reduce(array, axis=None)) and math.isfinite(
         np.minimum.reduce(array, axis=None)
     )

@@ -72,3 +72,12 @@ def test_fingerprint_names_what_times_depend_on():
     assert cpu_model() in text
     assert "threads 2" in text
     assert CpuBackend(1).fingerprint() != text
+
+
+def test_a_tactic_is_found_by_the_name_of_its_file():
+    backend = CpuBackend(threads=1)
+    for name, tactic in backend.tactics.items():
+        assert type(backend.tactic(name)) is type(tactic)
+    for name in ("no.such.tactic", "os.path", "../engine", "convolution.onednn.nope"):
+        with pytest.raises(KeyError):
+            backend.tactic(name)

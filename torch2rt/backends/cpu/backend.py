@@ -7,13 +7,13 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from torch2rt.backends.backend import Backend, find_tactics
+from torch2rt.backends.backend import Backend, find_tactic, find_tactics
 from torch2rt.backends.buffer import address_of, aligned_bytes
 from torch2rt.backends.cpu import onednn
 from torch2rt.backends.cpu.jit import missing_package
@@ -46,21 +46,27 @@ class CpuBackend(Backend):
         if self.threads < 1:
             raise ValueError(f"{self.threads} threads: at least 1 is needed")
         self.notes: list[str] = []
-        found = dict(find_tactics(_TACTICS))
         reason = onednn_unavailable()
         if reason is not None:
             self.notes.append(reason)
-            found = {name: tactic for name, tactic in found.items() if ".onednn." not in name}
         missing = missing_package()
         if missing is not None:
             self.notes.append(missing)
-        self._tactics = found
         self._has_onednn = reason is None
 
-    @property
+    @cached_property
     def tactics(self) -> dict[str, Tactic]:
-        """All tactics by name."""
-        return self._tactics
+        """All tactics by name, without oneDNN's where it is missing."""
+        found = find_tactics(_TACTICS)
+        if self._has_onednn:
+            return dict(found)
+        return {name: tactic for name, tactic in found.items() if ".onednn." not in name}
+
+    def tactic(self, name: str) -> Tactic:
+        """One tactic by name, importing no other; KeyError if there is none here."""
+        if not self._has_onednn and ".onednn." in name:
+            raise KeyError(name)
+        return find_tactic(_TACTICS, name)
 
     def fingerprint(self) -> str:
         """CPU model, instruction set and version of oneDNN, numpy's version, threads."""
