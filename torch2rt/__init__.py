@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch2rt.build.timing_cache import TimingCache
     from torch2rt.config import Profile
-    from torch2rt.convert import convert, swap
+    from torch2rt.convert import convert, convert_pieces, swap
     from torch2rt.engine.engine import Engine
     from torch2rt.errors import Torch2rtError
     from torch2rt.module import RTModule, load
@@ -32,6 +32,7 @@ __all__ = [
     "TimingCache",
     "Torch2rtError",
     "convert",
+    "convert_pieces",
     "load",
     "swap",
 ]
@@ -43,6 +44,7 @@ _HOMES = {
     "TimingCache": "torch2rt.build.timing_cache",
     "Torch2rtError": "torch2rt.errors",
     "convert": "torch2rt.convert",
+    "convert_pieces": "torch2rt.convert",
     "load": "torch2rt.module",
     "swap": "torch2rt.convert",
 }

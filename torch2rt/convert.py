@@ -18,6 +18,7 @@ from torch2rt.build.builder import build_engine
 from torch2rt.build.timing_cache import TimingCache
 from torch2rt.capture.captured import CapturedGraph
 from torch2rt.capture.export import capture
+from torch2rt.capture.partial import PartialModule
 from torch2rt.config import BuildConfig, Profile, default_timing_cache
 from torch2rt.engine.engine import Engine
 from torch2rt.errors import ConfigError
@@ -178,6 +179,21 @@ def swap(
     parent, _, name = path.rpartition(".")
     setattr(model.get_submodule(parent), name, engine)
     return engine
+
+
+def convert_pieces(model: nn.Module, **options: Unpack[ConvertOptions]) -> PartialModule:
+    """A model whose Python decides by tensor values, as several engines.
+
+    `convert` refuses such a model. Here torch.compile follows its Python at each call, and every
+    stretch of tensor code between two decisions becomes an engine of its own when it is first
+    reached. The result is an `nn.Module`; it cannot be saved as one engine. ``options`` go to
+    `convert`.
+
+    Example:
+        >>> detector = torch2rt.convert_pieces(model)
+        >>> boxes = detector(image)
+    """
+    return PartialModule(model, lambda piece, tensors: convert(piece, tensors, **options))
 
 
 def split_inputs(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

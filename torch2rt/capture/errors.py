@@ -17,7 +17,7 @@ class DataDependentError(CaptureError):
     template = (
         "cannot capture {model} as one graph: it decides by the value of a tensor{where}: "
         "{reason}.\nWrite the decision with torch.where or torch.cond, or convert the graph in "
-        "pieces: torch2rt.capture.PartialModule(model, convert_piece)."
+        "pieces: torch2rt.convert_pieces(model)."
     )
 
 
