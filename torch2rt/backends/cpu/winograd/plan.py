@@ -6,6 +6,7 @@ import ctypes
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -217,18 +218,32 @@ def transformed_weights(weights: Array, m: int, target: Machine) -> Array:
     source = np.ascontiguousarray(weights, np.float32)
     matrix = channels * out_channels
     packed: Array = aligned_bytes((m + 2) ** 2 * matrix * 4).view(np.float32)
-    taps = aligned_bytes(9 * target.lanes * 4)
     registers = out_channels // target.lanes
     run = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 6)(kernels.weight_kernel(m, target))
-    for register in range(registers):
-        panel, column = divmod(register, target.columns)
-        first = panel * target.columns
-        step = min(target.columns, registers - first) * target.lanes
-        place = (first * channels + column) * target.lanes
-        run(
-            address_of(source) + register * target.lanes * channels * 9 * 4, address_of(taps),
-            address_of(packed) + place * 4, channels, matrix, step,
-        )
+
+    def transform(share: range) -> None:
+        taps = aligned_bytes(9 * target.lanes * 4)
+        for register in share:
+            panel, column = divmod(register, target.columns)
+            first = panel * target.columns
+            step = min(target.columns, registers - first) * target.lanes
+            place = (first * channels + column) * target.lanes
+            run(
+                address_of(source) + register * target.lanes * channels * 9 * 4,
+                address_of(taps), address_of(packed) + place * 4, channels, matrix, step,
+            )
+
+    # The time is that of the system giving out pages of new memory, which goes in parallel.
+    threads = get_threads()
+    others = [
+        Thread(target=transform, args=(range(share, registers, threads),))
+        for share in range(1, min(threads, registers))
+    ]
+    for thread in others:
+        thread.start()
+    transform(range(0, registers, threads))
+    for thread in others:
+        thread.join()
     return packed
 
 
