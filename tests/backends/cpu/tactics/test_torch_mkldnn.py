@@ -76,7 +76,7 @@ def test_epilogues_are_split_as_the_operator_applies_them():
     inputs = tensors(torch.float32, (2, 8, 6, 6), (12, 8, 3, 3), (12, 1, 1), (2, 12, 6, 6))
 
     def split(text, constants=(1, 2)):
-        spec = make_spec(conv(), inputs, text, constants)
+        spec = make_spec(conv(), inputs[: 4 if "i2" in text else 3], text, constants)
         return split_epilogue(spec, channel_axis=1, after_residual=("relu",))
 
     whole = split("relu(add(add(i0,i1),i2))")
