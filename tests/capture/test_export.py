@@ -357,7 +357,7 @@ def test_control_flow_by_values_names_the_line_and_the_way_out() -> None:
 
     with pytest.raises(DataDependentError, match=r"in inner at test_export\.py:\d+") as info:
         capture(Counter(forward), (X,), {})
-    assert "PartialModule(model, convert_piece)" in str(info.value)
+    assert "torch2rt.convert_pieces(model)" in str(info.value)
 
 
 def test_control_flow_operators_are_refused() -> None:

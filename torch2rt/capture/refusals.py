@@ -72,7 +72,7 @@ def check_graph(graph: fx.Graph, model: str) -> None:
                     model=model, where=place(node),
                     reason=f"{node.name} is a tensor of {value.dtype}, which engines cannot hold",
                     remedy="Compute it in real numbers, or convert the graph in pieces: "
-                    "torch2rt.capture.PartialModule(model, convert_piece).",
+                    "torch2rt.convert_pieces(model).",
                 )
             if free_unbacked_symbols(value):
                 raise DataDependentError(
