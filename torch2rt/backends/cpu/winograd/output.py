@@ -48,7 +48,6 @@ def write_output(
     of the output and of the operands; ``start`` is the tile's first pixel in the output and in
     tensors like it, with the strides ``row``, ``column`` and ``channel``.
     """
-    size = m + 2
     f = Function(name, [
         ("ptr", "p"), ("i64", "matrix"), ("ptr", "table"),
         *(("i64", given) for given in (
@@ -66,13 +65,7 @@ def write_output(
             index: _fixed_operand(f, kind, bases[index], first)
             for index, kind in enumerate(operands, 1) if kind != "tensor"
         }
-        columns = []
-        for j in range(size):
-            column = [
-                f.load(f.vector, f.at(p, f.integer("mul", "%matrix", i * size + j)))
-                for i in range(size)
-            ]
-            columns.append(transform.apply_output(f, m, column))
+        columns = _columns(f, m, p)
         for i in range(m):
             with f.when(f.compare("slt", i, "%rows")):
                 values = transform.apply_output(f, m, [column[i] for column in columns])
@@ -87,6 +80,19 @@ def write_output(
                         result = _printed(f, root, {0: value, **fixed, **tensors})
                         f.store(f.vector, result, f.at(bases[0], pixel))
     return f.text
+
+
+def _columns(f: Function, m: int, p: str) -> list[list[str]]:
+    """AT p: for each of the n columns of products its m values."""
+    size = m + 2
+    columns = []
+    for j in range(size):
+        column = [
+            f.load(f.vector, f.at(p, f.integer("mul", "%matrix", i * size + j)))
+            for i in range(size)
+        ]
+        columns.append(transform.apply_output(f, m, column))
+    return columns
 
 
 def _row(f: Function, register: str, machine: Machine) -> str:
