@@ -50,7 +50,7 @@ lint: $(STAMP)
 	@$(RUN) -m mypy
 
 test: lint
-	@$(RUN) -m pytest
+	@$(RUN) -m pytest -n 2
 
 test-gpu: $(STAMP)
 	@$(RUN) -m pytest -m gpu
@@ -60,6 +60,7 @@ sweep: $(STAMP)
 
 bench: $(PEERS_STAMP)
 	@$(RUN) tests/bench/cpu_bench.py
+	@$(RUN) tests/bench/engine_bars.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
