@@ -74,7 +74,7 @@ class VerificationError(Torch2rtError):
 
     template = (
         "the engine disagrees with the model on {inputs}: output {output!r} has relative error "
-        "{error:.3g}, allowed {allowed:.3g}.\nFirst layer that is off: {layer} ({kind}, tactic "
+        "{error:.3g}, allowed {allowed:.3g}.\n{finding}: {layer} ({kind}, tactic "
         "{tactic}) at {where}, relative error {layer_error:.3g}.\n"
         "convert(..., verify=False) skips this check; please report the layer named here."
     )

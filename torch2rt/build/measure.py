@@ -120,6 +120,9 @@ class Measure:
                 times.append(self.cache.get(self.device, tactic.name, spec.signature))
         missing = [i for i, time in enumerate(times) if time is None]
         failures: list[str] = []
+        if len(pairs) == 1 and missing and pairs[0][0].level == 0:
+            # A fallback without rival: nothing to choose, and it may refuse random operands.
+            return [estimate_us(pairs[0][2])], failures
         if missing and self.is_quick:
             for rank, index in enumerate(missing):
                 tactic, _, spec = pairs[index]

@@ -8,19 +8,29 @@ from typing import NamedTuple
 
 import numpy as np
 
-from torch2rt.backends.spec import LayerSpec, Layout, TensorSpec, canonical_layout
+from torch2rt.backends.spec import (
+    LayerSpec,
+    Layout,
+    LayoutChoice,
+    TensorSpec,
+    canonical_layout,
+)
 from torch2rt.backends.tactic import Prepared, Unprepared
 from torch2rt.build.measure import Measure, Option
 from torch2rt.build.select import Costs, cheapest
 from torch2rt.build.storage import StoragePlan
 from torch2rt.engine.plan import REFORMAT, Plan, PlanStep, PlanTensor
 from torch2rt.engine.specs import layer_spec, tensor_spec
+from torch2rt.errors import NoTacticError
 from torch2rt.layers.reformat import Reformat
 from torch2rt.network.layer import Layer
 from torch2rt.network.network import Network
 from torch2rt.network.tensor import Tensor
 
 Prepare = Callable[[Option], Prepared]
+
+# The cost of a reformat that no tactic does: more than any network takes.
+IMPOSSIBLE_US = 1e12
 
 
 class Key(NamedTuple):
@@ -66,7 +76,7 @@ class _Planner:
     layers: list[Layer] = field(default_factory=list)
     options: list[list[Option]] = field(default_factory=list)
     all_options: dict[str, list[Option]] = field(default_factory=dict)
-    reformats: dict[tuple[TensorSpec, Layout], Option] = field(default_factory=dict)
+    reformats: dict[tuple[TensorSpec, Layout], Option | None] = field(default_factory=dict)
 
     def collect(self) -> None:
         """Options of every layer that computes something: the best for each layout choice."""
@@ -131,16 +141,32 @@ class _Planner:
         spec = tensor_spec(tensor, self.symbols)
         if canonical_layout(spec.with_layout(source)) == canonical_layout(spec.with_layout(target)):
             return 0.0
-        return self._reformat(spec.with_layout(source), target).time_us
+        option = self._reformat(spec.with_layout(source), target)
+        return option.time_us if option is not None else IMPOSSIBLE_US
 
-    def _reformat(self, source: TensorSpec, target: Layout) -> Option:
+    def _reformat(self, source: TensorSpec, target: Layout) -> Option | None:
+        """The fastest way from one layout to another, None where this backend has none."""
         if (source, target) not in self.reformats:
             spec = LayerSpec(
                 REFORMAT, REFORMAT, Reformat(source.dtype), None,
                 (source,), (source.with_layout(target),), (None,),
             )
-            self.reformats[source, target] = self.measure.options(spec)[0]
+            wanted = LayoutChoice((source.layout,), (target,))
+            ways = [option for option in self.measure.options(spec) if option.choice == wanted]
+            self.reformats[source, target] = ways[0] if ways else None
         return self.reformats[source, target]
+
+    def _reformat_action(self, source: Key, target: Key) -> Action:
+        """A reformat from one value to another. NoTacticError where this backend has none."""
+        spec = tensor_spec(source.tensor, self.symbols).with_layout(source.layout)
+        option = self._reformat(spec, target.layout)
+        if option is None:
+            raise NoTacticError(
+                backend=self.measure.backend.name, layer=REFORMAT, kind=REFORMAT,
+                where=source.tensor.name,
+                reasons=f"  nothing goes from {spec} to {target.layout.value}",
+            )
+        return Action("", option, [source], [target])
 
     # ---- actions --------------------------------------------------------------------------
 
@@ -180,16 +206,15 @@ class _Planner:
             source = have[tensor][0]
             spec = tensor_spec(tensor, self.symbols).with_layout(source)
             if spec.element_count:
-                option = self._reformat(spec, target)
-                actions.append(Action("", option, [Key(tensor, source)], [Key(tensor, target)]))
+                actions.append(self._reformat_action(Key(tensor, source), Key(tensor, target)))
             have[tensor].append(target)
         return Key(tensor, target)
 
     def _copy(self, name: str, source: Key, actions: list[Action]) -> None:
         spec = tensor_spec(source.tensor, self.symbols)
         if spec.element_count:
-            reformat = self._reformat(spec, Layout.PLAIN)
-            actions.append(Action("", reformat, [source], [Key(source.tensor, Layout.PLAIN, name)]))
+            target = Key(source.tensor, Layout.PLAIN, name)
+            actions.append(self._reformat_action(source, target))
 
     def _canonical(self, tensor: Tensor, layout: Layout) -> Layout:
         return canonical_layout(tensor_spec(tensor, self.symbols).with_layout(layout))
@@ -305,6 +330,8 @@ class _Planner:
 
         def number(key: Key, layout: Layout) -> int:
             if (key, layout) not in tensors:
+                if self._canonical(key.tensor, layout) != key.layout:
+                    raise AssertionError(f"{key.tensor.name} is {key.layout}, read as {layout}")
                 tensors[key, layout] = len(rows)
                 spec = tensor_spec(key.tensor, self.symbols).with_layout(layout)
                 rows.append(PlanTensor(key.tensor.name, spec, finished.storage[key]))

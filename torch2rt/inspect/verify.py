@@ -106,6 +106,8 @@ def _failure(
     found = first_off(engine, inputs)
     return VerificationError(
         inputs=what, output=output, error=error, allowed=allowed,
+        finding="First layer that is off" if found and found.is_off else
+        "No layer is off by itself, so errors add up or layers disturb each other; the worst is",
         layer=found.layer if found else "none", kind=found.kind if found else "",
         tactic=found.tactic if found else "", where=found.where if found else "",
         layer_error=found.error if found else 0.0,
