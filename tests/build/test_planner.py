@@ -25,7 +25,7 @@ def without_onednn(monkeypatch):
 
 def test_a_reformat_that_nothing_does_is_refused_not_planned(without_onednn):
     model = nn.Conv2d(16, 16, 3, padding=1).eval()
-    with pytest.raises(NoTacticError, match="nothing goes from .*:plain to"):
+    with pytest.raises(NoTacticError, match=r"nothing goes from .*:plain to"):
         torch2rt.convert(
             model, torch.randn(1, 16, 28, 28), timing_cache=TimingCache(), progress=False
         )
