@@ -201,7 +201,7 @@ def test_weights_that_are_no_constant_are_refused():
 
 
 def test_half_precision_is_refused():
-    inputs = [x.bfloat16() for x in (torch.zeros(1, 16, 8, 8), torch.zeros(16, 16, 3, 3))]
+    inputs = [x.half() for x in (torch.zeros(1, 16, 8, 8), torch.zeros(16, 16, 3, 3))]
     assert "float32" in BACKEND.tactics[NAMES[2]].supports(make_spec(conv(), inputs)).reason
 
 

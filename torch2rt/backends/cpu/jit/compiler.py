@@ -65,6 +65,16 @@ def machine() -> Machine:
     raise JitUnavailable("kernels of our own need a CPU with AVX2 and FMA")
 
 
+@cache
+def has_bf16_products() -> bool:
+    """Whether this CPU multiplies pairs of bf16 numbers, 16 f32 sums at a time."""
+    try:
+        features = _llvm().get_host_cpu_features()
+        return machine() == WIDE and bool(features.get("avx512bf16"))
+    except JitUnavailable:
+        return False
+
+
 def address_of_kernel(name: str, make: Callable[[], str]) -> int:
     """Address of the function ``name``; ``make`` writes the text of a module that defines it.
 

@@ -17,7 +17,7 @@ class WinogradConvolution2(Tactic):
     kinds: ClassVar[tuple[str, ...]] = ("convolution",)
 
     def supports(self, spec: LayerSpec) -> Refusal | None:
-        """3 x 3 windows at stride 1 over float32, whole vectors of channels."""
+        """3 x 3 windows at stride 1 over float32 or bfloat16, whole vectors of channels."""
         return plan.refusal(spec, 2)
 
     def layouts(self, spec: LayerSpec) -> Sequence[LayoutChoice]:

@@ -12,10 +12,14 @@ from contextlib import contextmanager
 from enum import IntEnum, auto
 
 from torch2rt.backends.cpu.jit import Function, Loop, Machine, address_of_kernel
+from torch2rt.backends.cpu.winograd.element import Element
 
 
 class Field(IntEnum):
-    """Positions of the 64-bit numbers a run is described by. Strides count f32 elements."""
+    """Positions of the 64-bit numbers a run is described by.
+
+    Strides count elements, those of input and weights f32 or bf16, those of products f32.
+    """
 
     @staticmethod
     def _generate_next_value_(name: str, start: int, count: int, last: list[int]) -> int:
@@ -25,7 +29,7 @@ class Field(IntEnum):
     weights = auto()  # address of the transformed weights
     table = auto()  # address of the addresses of the output and the epilogue's operands
     workspace = auto()  # address; each thread has its part
-    workspace_elements = auto()
+    workspace_elements = auto()  # this and the next two count f32 elements
     product_offset = auto()  # of the products in a thread's workspace
     border_offset = auto()  # of the copy of a tile that hangs over the image's border
     is_shared = auto()
@@ -72,15 +76,20 @@ class Field(IntEnum):
     matrix_elements = auto()  # of the transformed weights of one matrix
 
 
-def driver_kernel(machine: Machine) -> int:
-    """Address of the function of one thread; its argument is the address of the `Field` numbers."""
-    name = f"winograd_driver_{machine.lanes}"
-    return address_of_kernel(name, lambda: _Driver(name, machine).text())
+def driver_kernel(element: Element, machine: Machine) -> int:
+    """Address of the function of one thread; its argument is the address of the `Field` numbers.
+
+    ``element`` is the type of input and weights.
+    """
+    name = f"winograd_driver_{machine.lanes}_{element.value}"
+    return address_of_kernel(name, lambda: _Driver(name, element, machine).text())
 
 
 class _Driver:
-    def __init__(self, name: str, machine: Machine) -> None:
+    def __init__(self, name: str, element: Element, machine: Machine) -> None:
         self.f = Function(name, [("ptr", "data")], machine.lanes)
+        self.vector = element.vector(machine.lanes)
+        self._element = element.value
         self._loaded: dict[Field, str] = {}
         for field in Field:
             pointer = self.f.at("%data", field.value, "i64")
@@ -104,7 +113,7 @@ class _Driver:
             self._pointer(Field.workspace), f.integer("mul", team, get[Field.workspace_elements])
         )
         border = f.at(v, get[Field.border_offset])
-        border = f.at(border, f.integer("mul", member, get[Field.border_elements]))
+        border = self._at(border, f.integer("mul", member, get[Field.border_elements]))
         items = f.integer("mul", get[Field.panels], f.integer("mul", self.size, self.size))
         with f.when(f.compare("slt", begin, end)), f.loop(begin, end) as block:
             first, last = self._part(block.counter, get[Field.blocks], get[Field.tiles])
@@ -139,6 +148,10 @@ class _Driver:
     def _pointer(self, field: Field) -> str:
         return self.f.value(f"inttoptr i64 {self._loaded[field]} to ptr")
 
+    def _at(self, pointer: str, offset: str) -> str:
+        """The pointer moved by elements of input or weights."""
+        return self.f.at(pointer, offset, self._element)
+
     def _part(self, index: str, parts: str, count: str) -> tuple[str, str]:
         """Where part ``index`` of so many nearly equal ones starts and ends."""
         f = self.f
@@ -163,8 +176,8 @@ class _Driver:
         start = f.integer("mul", image, get[Field.image_stride])
         start = f.integer("add", start, f.integer("mul", top, get[Field.row_stride]))
         start = f.integer("add", start, f.integer("mul", left, get[Field.column_stride]))
-        source = f.at(self._pointer(Field.source), start)
-        target = f.at(v, f.integer("mul", position, get[Field.channels]))
+        source = self._at(self._pointer(Field.source), start)
+        target = self._at(v, f.integer("mul", position, get[Field.channels]))
         inside = f.value(f"and i1 {self._fits(top, Field.height)}, {self._fits(left, Field.width)}")
         strides = [get[s] for s in (Field.row_stride, Field.column_stride, Field.channel_stride)]
         with f.when(inside):
@@ -198,28 +211,29 @@ class _Driver:
             valid = f.value(f"and i1 {rows}, {f.compare('ult', x, get[Field.width])}")
             pixel = f.integer("mul", i.counter, get[Field.row_stride])
             step = f.integer("mul", j.counter, get[Field.column_stride])
-            pixel = f.at(source, f.integer("add", pixel, step))
+            pixel = self._at(source, f.integer("add", pixel, step))
             place = f.integer("add", f.integer("mul", i.counter, self.size), j.counter)
-            target = f.at(border, f.integer("mul", place, get[Field.channels]))
+            target = self._at(border, f.integer("mul", place, get[Field.channels]))
             with f.when(valid), f.loop(0, get[Field.registers]) as c:
                 shift = f.integer("mul", c.counter, get[Field.channel_stride])
-                value = f.load(f.vector, f.at(pixel, shift))
-                f.store(f.vector, value, f.at(target, f.integer("mul", c.counter, f.lanes)))
+                value = f.load(self.vector, self._at(pixel, shift), 2)
+                place = self._at(target, f.integer("mul", c.counter, f.lanes))
+                f.store(self.vector, value, place, 2)
             invalid = f.value(f"xor i1 {valid}, true")
             with f.when(invalid), f.loop(0, get[Field.registers]) as c:
-                place = f.at(target, f.integer("mul", c.counter, f.lanes))
-                f.store(f.vector, "zeroinitializer", place)
+                place = self._at(target, f.integer("mul", c.counter, f.lanes))
+                f.store(self.vector, "zeroinitializer", place, 2)
 
     def _multiply(self, item: str, v: str, products: str, count: str) -> None:
         """One of the n * n products [tiles, c] x [c, k] of a block, for one panel of k."""
         f, get = self.f, self._loaded
         matrix = f.integer("sdiv", item, get[Field.panels])
         panel = f.integer("srem", item, get[Field.panels])
-        left = f.at(v, f.integer("mul", matrix, get[Field.input_matrix]))
-        right = f.at(
+        left = self._at(v, f.integer("mul", matrix, get[Field.input_matrix]))
+        right = self._at(
             self._pointer(Field.weights), f.integer("mul", matrix, get[Field.matrix_elements])
         )
-        right = f.at(right, f.integer("mul", panel, get[Field.panel_elements]))
+        right = self._at(right, f.integer("mul", panel, get[Field.panel_elements]))
         out = f.at(products, f.integer("mul", matrix, get[Field.product_matrix]))
         out = f.at(out, f.integer("mul", panel, get[Field.panel_products]))
         tables = [get[Field.product_table], get[Field.last_product_table]]
@@ -230,16 +244,16 @@ class _Driver:
         width = f.value(f"select i1 {whole}, i64 {widths[0]}, i64 {widths[1]}")
         more = f.integer("add", count, f.integer("sub", get[Field.rows], 1))
         groups = f.integer("sdiv", more, get[Field.rows])
-        following = f.at(right, get[Field.panel_elements])
+        following = self._at(right, get[Field.panel_elements])
         half = f.integer("sdiv", get[Field.panel_elements], 2)
         with f.loop(0, groups) as group:
             # Two groups fetch the next panel by halves; others find it there.
-            ahead = f.at(following, f.integer("mul", f.integer("and", group.counter, 1), half))
+            ahead = self._at(following, f.integer("mul", f.integer("and", group.counter, 1), half))
             first, last = self._part(group.counter, groups, count)
             position = f.integer("sub", f.integer("sub", last, first), 1)
             kernel = f.load("ptr", f.at(table, position, "i64"), 8)
             f.call(kernel, [
-                ("ptr", f.at(left, f.integer("mul", first, get[Field.channels]))),
+                ("ptr", self._at(left, f.integer("mul", first, get[Field.channels]))),
                 ("ptr", right),
                 ("ptr", f.at(out, f.integer("mul", first, width))), ("ptr", ahead),
             ])

@@ -1,6 +1,6 @@
 """The compiled pieces of a Winograd convolution that know neither shapes nor epilogue.
 
-Sizes and strides are arguments, in f32 elements, so that one process compiles each piece once.
+Sizes and strides are arguments, in elements, so that one process compiles each piece once.
 """
 
 from __future__ import annotations
@@ -9,8 +9,12 @@ from collections.abc import Callable
 
 from torch2rt.backends.cpu.jit import Function, Machine, address_of_kernel
 from torch2rt.backends.cpu.winograd import transform
+from torch2rt.backends.cpu.winograd.element import Element
 
 _FMA = "declare {v} @llvm.fma.v{n}f32({v}, {v}, {v})\n"
+_PAIRS = "<32 x bfloat>"
+_DOT = "@llvm.x86.avx512bf16.dpbf16ps.512"
+_DOT_DECLARED = f"declare <16 x float> {_DOT}(<16 x float>, {_PAIRS}, {_PAIRS})\n"
 
 
 def declarations(machine: Machine) -> str:
@@ -22,10 +26,10 @@ def declarations(machine: Machine) -> str:
     return text + "declare void @llvm.prefetch.p0(ptr, i32, i32, i32)\n"
 
 
-def input_kernel(m: int, machine: Machine) -> int:
+def input_kernel(m: int, element: Element, machine: Machine) -> int:
     """Address of the input transform of one tile, see `write_input`."""
-    name = f"winograd_input_{m}_{machine.lanes}"
-    return _compiled(name, lambda: write_input(name, m, machine), machine)
+    name = f"winograd_input_{m}_{machine.lanes}_{element.value}"
+    return _compiled(name, lambda: write_input(name, m, element, machine), machine)
 
 
 def weight_kernel(m: int, machine: Machine) -> int:
@@ -34,10 +38,15 @@ def weight_kernel(m: int, machine: Machine) -> int:
     return _compiled(name, lambda: write_weights(name, m, machine), machine)
 
 
-def product_kernel(rows: int, columns: int, depth: int, machine: Machine) -> int:
+def product_kernel(
+    rows: int, columns: int, depth: int, element: Element, machine: Machine
+) -> int:
     """Address of the product of ``rows`` rows by ``columns`` registers, see `write_product`."""
-    name = f"winograd_product_{rows}_{columns}_{depth}_{machine.lanes}"
-    return _compiled(name, lambda: write_product(name, rows, columns, depth, machine), machine)
+    name = f"winograd_product_{rows}_{columns}_{depth}_{machine.lanes}_{element.value}"
+    head = _DOT_DECLARED if element is Element.BF16 else ""
+    return _compiled(
+        name, lambda: head + write_product(name, rows, columns, depth, element, machine), machine
+    )
 
 
 def _compiled(name: str, write: Callable[[], str], machine: Machine) -> int:
@@ -75,8 +84,8 @@ def write_weights(name: str, m: int, machine: Machine) -> str:
     return f.text
 
 
-def write_input(name: str, m: int, machine: Machine) -> str:
-    """BT d B of one tile for all channels.
+def write_input(name: str, m: int, element: Element, machine: Machine) -> str:
+    """BT d B of one tile for all channels, from and to numbers of ``element``.
 
     ``x`` is the tile's first pixel, ``v`` where its channels of the first of the n * n matrices go,
     ``matrix`` the distance of these; ``row``, ``column`` and ``channel`` are the strides of x per
@@ -87,31 +96,40 @@ def write_input(name: str, m: int, machine: Machine) -> str:
         ("ptr", "x"), ("i64", "row"), ("i64", "column"), ("i64", "channel"),
         ("ptr", "v"), ("i64", "matrix"), ("i64", "channels"),
     ], machine.lanes)
+
+    def at(pointer: str, offset: str) -> str:
+        return f.at(pointer, offset, element.value)
+
     with f.loop(0, "%channels") as loop:
-        x = f.at("%x", f.integer("mul", loop.counter, "%channel"))
-        v = f.at("%v", f.integer("mul", loop.counter, machine.lanes))
-        rows = [f.at(x, f.integer("mul", "%row", i)) for i in range(size)]
+        x = at("%x", f.integer("mul", loop.counter, "%channel"))
+        v = at("%v", f.integer("mul", loop.counter, machine.lanes))
+        rows = [at(x, f.integer("mul", "%row", i)) for i in range(size)]
         steps = [f.integer("mul", "%column", j) for j in range(size)]
         columns = []
         for step in steps:
-            pixels = [f.load(f.vector, f.at(pointer, step)) for pointer in rows]
+            pixels = [element.load(f, at(pointer, step)) for pointer in rows]
             columns.append(transform.apply_input(f, m, pixels))
         for i in range(size):
             values = transform.apply_input(f, m, [column[i] for column in columns])
             for j, value in enumerate(values):
-                target = f.at(v, f.integer("mul", "%matrix", i * size + j))
-                f.store(f.vector, value, target)
+                element.store(f, value, at(v, f.integer("mul", "%matrix", i * size + j)))
     return f.text
 
 
-def write_product(name: str, rows: int, columns: int, depth: int, machine: Machine) -> str:
+def write_product(
+    name: str, rows: int, columns: int, depth: int, element: Element, machine: Machine
+) -> str:
     """out[r, :] = sum over c of v[r, c] * u[c, :], all of it kept in registers.
 
     v [rows, depth], u [depth, columns * lanes] and out [rows, columns * lanes] are dense. The depth
     is a constant, so that one pointer reaches all rows: the CPU has too few for one each.
     Meanwhile the weights at ``ahead``, half as many as these, are fetched into the second-level
     cache: they come from memory, and the hardware alone does not ask for them in time.
+
+    Of bf16, two channels lie where one f32 would, u [depth / 2, columns * lanes, 2]; one
+    instruction multiplies and adds both, so that nothing else differs but the depth.
     """
+    depth = depth * element.size_bytes // 4
     f = Function(name, [("ptr", p) for p in ("v", "u", "out", "ahead")], machine.lanes)
     width = columns * machine.lanes
     zeros = [(f.vector, "zeroinitializer")] * (rows * columns)
@@ -126,9 +144,18 @@ def write_product(name: str, rows: int, columns: int, depth: int, machine: Machi
         for r in range(rows):
             left = f.broadcast(f.load("float", f.at(v, r * depth)))
             loop.updates += [
-                f.intrinsic("fma", left, right[n], loop.carried[r * columns + n])
+                _added(f, element, loop.carried[r * columns + n], left, right[n])
                 for n in range(columns)
             ]
     for place, value in enumerate(loop.results):
         f.store(f.vector, value, f.at("%out", place * machine.lanes))
     return f.text
+
+
+def _added(f: Function, element: Element, total: str, left: str, right: str) -> str:
+    """Total + left * right, of bf16 the sum over the pairs."""
+    if element is Element.F32:
+        return f.intrinsic("fma", left, right, total)
+    pairs = [f.value(f"bitcast {f.vector} {side} to {_PAIRS}") for side in (left, right)]
+    arguments = f"{f.vector} {total}, {_PAIRS} {pairs[0]}, {_PAIRS} {pairs[1]}"
+    return f.value(f"call {f.vector} {_DOT}({arguments})")

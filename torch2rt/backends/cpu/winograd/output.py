@@ -4,11 +4,25 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from torch2rt import expression as ex
 from torch2rt.backends.cpu.jit import Function, Machine, address_of_kernel
 from torch2rt.backends.cpu.winograd import transform
+from torch2rt.backends.cpu.winograd.element import Element
 from torch2rt.backends.cpu.winograd.kernels import declarations
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """A further input of an epilogue: its values' type, and how they belong to the output's.
+
+    ``kind`` is "tensor" for one like the output, "channel" for one value each, or "scalar".
+    """
+
+    kind: str
+    element: Element
+
 
 _MATH = {"add": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv"}
 
@@ -22,23 +36,25 @@ def missing_op(expression: ex.Expression) -> str | None:
 
 
 def output_kernel(
-    m: int, epilogue: ex.Expression | None, operands: Sequence[str], machine: Machine
+    m: int, epilogue: ex.Expression | None, operands: Sequence[Operand], element: Element,
+    machine: Machine,
 ) -> int:
-    """Address of AT m A and the epilogue for one tile, see `write_output`.
-
-    ``operands`` says of each further input whether it is a "tensor" like the output, one value per
-    "channel", or a "scalar".
-    """
+    """Address of AT m A and the epilogue for one tile, see `write_output`."""
     text = epilogue.text if epilogue is not None else "i0"
-    digest = hashlib.sha256(f"{text}|{','.join(operands)}".encode()).hexdigest()[:16]
-    name = f"winograd_output_{m}_{machine.lanes}_{digest}"
-    return address_of_kernel(
-        name, lambda: declarations(machine) + write_output(name, m, epilogue, operands, machine)
-    )
+    further = ",".join(f"{operand.kind} {operand.element.value}" for operand in operands)
+    digest = hashlib.sha256(f"{text}|{further}".encode()).hexdigest()[:16]
+    name = f"winograd_output_{m}_{machine.lanes}_{element.value}_{digest}"
+
+    def make() -> str:
+        written = write_output(name, m, epilogue, operands, element, machine)
+        return declarations(machine) + written
+
+    return address_of_kernel(name, make)
 
 
 def write_output(
-    name: str, m: int, epilogue: ex.Expression | None, operands: Sequence[str], machine: Machine
+    name: str, m: int, epilogue: ex.Expression | None, operands: Sequence[Operand],
+    element: Element, machine: Machine,
 ) -> str:
     """AT p A of one tile for all channels, then the epilogue, then the pixels that exist.
 
@@ -62,8 +78,8 @@ def write_output(
         p = _row(f, loop.counter, machine)
         shift = f.integer("add", "%start", f.integer("mul", loop.counter, "%channel"))
         fixed = {
-            index: _fixed_operand(f, kind, bases[index], first)
-            for index, kind in enumerate(operands, 1) if kind != "tensor"
+            index: _fixed_operand(f, operand, bases[index], first)
+            for index, operand in enumerate(operands, 1) if operand.kind != "tensor"
         }
         columns = _columns(f, m, p)
         for i in range(m):
@@ -74,11 +90,12 @@ def write_output(
                     with f.when(f.compare("slt", j, "%columns")):
                         pixel = f.integer("add", line, f.integer("mul", "%column", j))
                         tensors = {
-                            index: f.load(f.vector, f.at(bases[index], pixel))
-                            for index, kind in enumerate(operands, 1) if kind == "tensor"
+                            index: _loaded(f, operand, bases[index], pixel)
+                            for index, operand in enumerate(operands, 1)
+                            if operand.kind == "tensor"
                         }
                         result = _printed(f, root, {0: value, **fixed, **tensors})
-                        f.store(f.vector, result, f.at(bases[0], pixel))
+                        element.store(f, result, f.at(bases[0], pixel, element.value))
     return f.text
 
 
@@ -105,11 +122,15 @@ def _row(f: Function, register: str, machine: Machine) -> str:
     return f.at("%p", f.integer("add", place, f.integer("mul", column, machine.lanes)))
 
 
-def _fixed_operand(f: Function, kind: str, base: str, first: str) -> str:
+def _fixed_operand(f: Function, operand: Operand, base: str, first: str) -> str:
     """An operand that is the same for all pixels: a vector of channels or one number."""
-    if kind == "channel":
-        return f.load(f.vector, f.at(base, first))
-    return f.broadcast(f.load("float", base))
+    if operand.kind == "channel":
+        return _loaded(f, operand, base, first)
+    return f.broadcast(operand.element.load_one(f, base))
+
+
+def _loaded(f: Function, operand: Operand, base: str, place: str) -> str:
+    return operand.element.load(f, f.at(base, place, operand.element.value))
 
 
 def _printed(f: Function, root: ex.Expression, inputs: Mapping[int, str]) -> str:

@@ -6,18 +6,26 @@ import ctypes
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from threading import Thread
 from typing import Any
 
 import numpy as np
 
-from torch2rt.backends.buffer import Buffer, address_of, aligned_bytes
+from torch2rt.backends.buffer import Buffer, address_of
 from torch2rt.backends.cpu.epilogue import choice
-from torch2rt.backends.cpu.jit import JitUnavailable, Machine, jit_unavailable, machine
+from torch2rt.backends.cpu.jit import (
+    JitUnavailable,
+    Machine,
+    has_bf16_products,
+    jit_unavailable,
+    machine,
+)
 from torch2rt.backends.cpu.onednn import OneDNNUnavailable
 from torch2rt.backends.cpu.onednn.openmp import get_threads, openmp
 from torch2rt.backends.cpu.winograd import driver, kernels, output
 from torch2rt.backends.cpu.winograd.driver import Field
+from torch2rt.backends.cpu.winograd.element import ELEMENTS, Element
+from torch2rt.backends.cpu.winograd.output import Operand
+from torch2rt.backends.cpu.winograd.weights import constant_operand, packed_weights
 from torch2rt.backends.spec import LayerSpec, Layout, LayoutChoice, TensorSpec
 from torch2rt.backends.tactic import Call, Prepared, Refusal, Unprepared, Weights
 from torch2rt.layers.convolution import Convolution
@@ -41,8 +49,9 @@ def refusal(spec: LayerSpec, m: int) -> Refusal | None:
         return Refusal("Winograd's algorithm is written for 3 x 3 windows")
     if kind.stride != (1, 1) or kind.dilation != (1, 1) or kind.groups != 1:
         return Refusal("Winograd's algorithm needs stride 1, dilation 1 and one group")
-    if any(tensor.dtype is not DType.FLOAT32 for tensor in (*spec.inputs, *spec.outputs)):
-        return Refusal("the transforms are written for float32")
+    reason = _dtype_reason(spec, m)
+    if reason is not None:
+        return Refusal(reason)
     if spec.constants[1] is None:
         return Refusal("the weights are no constant")
     if min(spec.outputs[0].shape) == 0 or min(spec.outputs[0].shape[2:]) < m:
@@ -54,6 +63,20 @@ def refusal(spec: LayerSpec, m: int) -> Refusal | None:
     if x.shape[1] % lanes or weight.shape[0] % lanes:
         return Refusal(f"the channels are no multiples of {lanes}")
     return _epilogue_refusal(spec)
+
+
+def _dtype_reason(spec: LayerSpec, m: int) -> str | None:
+    """Why F(m x m, 3 x 3) does not take a layer's dtypes, or None."""
+    dtypes = [tensor.dtype for tensor in (*spec.inputs, *spec.outputs)]
+    if all(dtype is DType.FLOAT32 for dtype in dtypes):
+        return None
+    if dtypes[:2] != [DType.BFLOAT16] * 2 or any(dtype not in ELEMENTS for dtype in dtypes):
+        return "the transforms are written for float32, or bfloat16 input and weights"
+    if m != 2:
+        return f"F({m} x {m}, 3 x 3) loses too much in bfloat16"
+    if not has_bf16_products() or machine().lanes != 16:
+        return "products of bfloat16 need a CPU with AVX512_BF16"
+    return None
 
 
 @cache
@@ -129,7 +152,9 @@ def shares_weights(spec: LayerSpec, m: int) -> bool:
     """Whether reading the transformed weights once matters more than keeping tiles in cache."""
     channels, (images, out_channels, height, width) = spec.inputs[0].shape[1], spec.outputs[0].shape
     tiles = images * -(-height // m) * -(-width // m)
-    return channels * out_channels > SHARED_RATIO * tiles * (channels + out_channels)
+    size = ELEMENTS[spec.inputs[1].dtype].size_bytes
+    others = tiles * (channels * size + out_channels * 4)
+    return channels * out_channels * size > SHARED_RATIO * others
 
 
 def tiling(spec: LayerSpec, m: int, threads: int, is_shared: bool) -> Tiling:
@@ -139,7 +164,8 @@ def tiling(spec: LayerSpec, m: int, threads: int, is_shared: bool) -> Tiling:
     tiles = images * rows * columns
     if is_shared:
         return Tiling(rows, columns, images, 1)
-    tile_bytes = (m + 2) ** 2 * (spec.inputs[0].shape[1] + out_channels) * 4
+    size = ELEMENTS[spec.inputs[0].dtype].size_bytes
+    tile_bytes = (m + 2) ** 2 * (spec.inputs[0].shape[1] * size + out_channels * 4)
     fitting = max(6, BLOCK_BYTES // tile_bytes)
     each = -(-tiles // threads)
     blocks = min(-(-each // fitting) * threads, tiles)
@@ -160,6 +186,10 @@ def strides(spec: TensorSpec) -> tuple[int, int, int, int]:
 
 def prepare(spec: LayerSpec, weights: Weights, m: int) -> Prepared:
     """Compile what is not compiled yet, transform the weights."""
+    # A saved plan may come from another CPU, and LLVM ends the process where this one lacks an op.
+    reason = _dtype_reason(spec, m)
+    if reason is not None:
+        raise Unprepared(reason)
     try:
         return _prepared(spec, weights, m, machine())
     except JitUnavailable as error:
@@ -170,111 +200,57 @@ def _prepared(spec: LayerSpec, weights: Weights, m: int, target: Machine) -> Pre
     threads = get_threads()
     is_shared = shares_weights(spec, m)
     divided = tiling(spec, m, threads, is_shared)
-    packed = _packed_weights(spec, weights, m, target)
-    kinds = [str(operand_kind(spec, i)) for i in range(spec.main_count, len(spec.inputs))]
+    packed = packed_weights(spec, weights, m, target)
+    element, made = ELEMENTS[spec.inputs[0].dtype], ELEMENTS[spec.outputs[0].dtype]
+    further = range(spec.main_count, len(spec.inputs))
+    described = [_operand(spec, index) for index in further]
     numbers = _numbers(spec, m, divided, target)
     border = (m + 2) ** 2 * spec.inputs[0].shape[1]
-    elements = int(numbers[Field.border_offset]) + border
+    border_floats = border * element.size_bytes // 4
+    elements = int(numbers[Field.border_offset]) + border_floats
     numbers[Field.workspace_elements] = elements
     numbers[Field.border_elements] = border
     numbers[Field.is_shared] = is_shared
-    elements = elements + (threads - 1) * border if is_shared else elements * threads
+    elements = elements + (threads - 1) * border_floats if is_shared else elements * threads
     keep = [packed, _product_tables(spec, divided, target)]
     numbers[Field.weights] = address_of(packed)
     numbers[Field.product_table] = address_of(keep[1])
     numbers[Field.last_product_table] = address_of(keep[1]) + 8 * target.rows
-    numbers[Field.input_kernel] = kernels.input_kernel(m, target)
-    numbers[Field.output_kernel] = output.output_kernel(m, spec.epilogue, kinds, target)
-    operands = [_constant_operand(spec, weights, i)
-                for i in range(spec.main_count, len(spec.inputs))]
+    numbers[Field.input_kernel] = kernels.input_kernel(m, element, target)
+    numbers[Field.output_kernel] = output.output_kernel(
+        m, spec.epilogue, described, made, target
+    )
+    operands = [constant_operand(spec, weights, index) for index in further]
     return WinogradPrepared(
-        numbers, driver.driver_kernel(target), threads, operands, keep,
+        numbers, driver.driver_kernel(element, target), threads, operands, keep,
         workspace_bytes=elements * 4,
         may_overwrite=tuple(
-            index for index, kind in enumerate(kinds, spec.main_count) if kind == "tensor"
+            index for index, operand in zip(further, described, strict=True)
+            if operand == Operand("tensor", made)
         ),
     )
 
 
-def _packed_weights(spec: LayerSpec, weights: Weights, m: int, target: Machine) -> Array:
-    name = spec.constants[1]
-    if name is None:
-        raise Unprepared("the weights are no constant")
-    shape = spec.inputs[1].shape
-
-    def make() -> Array:
-        return transformed_weights(weights.array(name).reshape(shape), m, target)
-
-    packed: Array = weights.packed((name, "winograd", m, target.lanes), make)
-    return packed
-
-
-def transformed_weights(weights: Array, m: int, target: Machine) -> Array:
-    """G w GT of weights [k, c, 3, 3]: f32 [matrices, panels of k, c, k in the panel], flat.
-
-    A panel has ``target.columns`` registers of output channels, the last one what is left.
-    """
-    out_channels, channels = weights.shape[:2]
-    source = np.ascontiguousarray(weights, np.float32)
-    matrix = channels * out_channels
-    packed: Array = aligned_bytes((m + 2) ** 2 * matrix * 4).view(np.float32)
-    registers = out_channels // target.lanes
-    run = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 6)(kernels.weight_kernel(m, target))
-
-    def transform(share: range) -> None:
-        taps = aligned_bytes(9 * target.lanes * 4)
-        for register in share:
-            panel, column = divmod(register, target.columns)
-            first = panel * target.columns
-            step = min(target.columns, registers - first) * target.lanes
-            place = (first * channels + column) * target.lanes
-            run(
-                address_of(source) + register * target.lanes * channels * 9 * 4,
-                address_of(taps), address_of(packed) + place * 4, channels, matrix, step,
-            )
-
-    # The time is that of the system giving out pages of new memory, which goes in parallel.
-    threads = get_threads()
-    others = [
-        Thread(target=transform, args=(range(share, registers, threads),))
-        for share in range(1, min(threads, registers))
-    ]
-    for thread in others:
-        thread.start()
-    transform(range(0, registers, threads))
-    for thread in others:
-        thread.join()
-    return packed
-
-
-def _constant_operand(spec: LayerSpec, weights: Weights, index: int) -> Array | None:
-    """The numbers of a constant input of the epilogue, None for one with a buffer."""
-    name = spec.constants[index]
-    if name is None:
-        return None
-    packed: Array = weights.packed(
-        (name, "aligned"), lambda: _aligned(weights.array(name).reshape(-1))
-    )
-    return packed
-
-
-def _aligned(values: Array) -> Array:
-    """A copy that starts at a multiple of 64 bytes."""
-    target: Array = aligned_bytes(values.nbytes).view(values.dtype)
-    target[:] = values.reshape(-1)
-    return target
+def _operand(spec: LayerSpec, index: int) -> Operand:
+    """How the output kernel reads an epilogue input; constants are made f32."""
+    is_constant = spec.constants[index] is not None
+    element = Element.F32 if is_constant else ELEMENTS[spec.inputs[index].dtype]
+    return Operand(str(operand_kind(spec, index)), element)
 
 
 def _product_tables(spec: LayerSpec, divided: Tiling, target: Machine) -> Array:
     """Addresses of the products for whole panels, then of those for what is left, by rows."""
     out_channels, depth = spec.inputs[1].shape[:2]
     left = out_channels // target.lanes % target.columns
+    element = ELEMENTS[spec.inputs[1].dtype]
     table = np.zeros((2, target.rows), np.int64)
     for rows in divided.product_rows(target.rows):
         if out_channels >= target.lanes * target.columns:
-            table[0, rows - 1] = kernels.product_kernel(rows, target.columns, depth, target)
+            table[0, rows - 1] = kernels.product_kernel(
+                rows, target.columns, depth, element, target
+            )
         if left:
-            table[1, rows - 1] = kernels.product_kernel(rows, left, depth, target)
+            table[1, rows - 1] = kernels.product_kernel(rows, left, depth, element, target)
     return table
 
 
@@ -286,9 +262,10 @@ def _numbers(spec: LayerSpec, m: int, divided: Tiling, target: Machine) -> Array
     x, y = spec.inputs[0], spec.outputs[0]
     channels, out_channels = x.shape[1], y.shape[1]
     size, panel = m + 2, target.lanes * target.columns
-    input_matrix = divided.largest * channels + PADDING_ELEMENTS
+    per_float = 4 // ELEMENTS[x.dtype].size_bytes
+    input_matrix = divided.largest * channels + PADDING_ELEMENTS * per_float
     product_matrix = divided.largest * out_channels + PADDING_ELEMENTS
-    product_offset = size**2 * input_matrix
+    product_offset = size**2 * input_matrix // per_float
     border_offset = product_offset + size**2 * product_matrix
     gomp = openmp()
     fields: dict[Field, int] = {
