@@ -119,6 +119,8 @@ def _is_residual(spec: LayerSpec, index: int) -> bool:
 
 def is_torch_float(spec: LayerSpec) -> Refusal | None:
     """A refusal unless inputs and output are of one float type that the operators compute in."""
+    if not all(tensor.element_count for tensor in (*spec.inputs, *spec.outputs)):
+        return Refusal("torch's operators refuse tensors without elements")
     dtype = spec.inputs[0].dtype
     if dtype not in _FLOATS:
         return Refusal(f"torch's oneDNN operators do not compute in {dtype.value}")
