@@ -19,15 +19,20 @@ class Buffer:
     """Where a tensor lies: an address and what is there.
 
     Buffers of network inputs and outputs move from call to call; `move` tells the steps that hold
-    the address. ``constant`` names the constant it is, and then there is no address.
+    the address, and ``moves`` says that it will. ``constant`` names the constant it is, and then
+    there is no address.
     """
 
-    __slots__ = ("_listeners", "address", "constant", "spec")
+    __slots__ = ("_listeners", "address", "constant", "moves", "spec")
 
-    def __init__(self, spec: TensorSpec, address: int = 0, constant: str | None = None) -> None:
+    def __init__(
+        self, spec: TensorSpec, address: int = 0, constant: str | None = None, *,
+        moves: bool = False,
+    ) -> None:
         self.spec = spec
         self.address = address
         self.constant = constant
+        self.moves = moves
         self._listeners: list[Callable[[int], object]] = []
 
     def on_move(self, listener: Callable[[int], object]) -> None:

@@ -34,11 +34,18 @@ class Layout(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """Shape, dtype and layout of one operand."""
+    """Shape, dtype and layout of one operand.
+
+    A tensor that lies inside a wider one is *pitched*: ``run`` elements are contiguous, the next
+    run starts ``pitch`` elements later. 0 means dense. Runs are whole trailing axes in the order
+    of memory: the channels of a pixel in CHANNELS_LAST, for instance.
+    """
 
     shape: tuple[int, ...]
     dtype: DType
     layout: Layout = Layout.PLAIN
+    run: int = 0
+    pitch: int = 0
 
     @property
     def rank(self) -> int:
@@ -59,12 +66,47 @@ class TensorSpec:
             shape = (shape[0], -(-shape[1] // block) * block, *shape[2:])
         return math.prod(shape) * self.dtype.itemsize_bytes
 
+    @property
+    def is_dense(self) -> bool:
+        """Whether its elements are contiguous."""
+        return self.pitch == 0
+
+    @property
+    def memory_order(self) -> tuple[int, ...]:
+        """Axes from the outermost to the innermost in memory. PLAIN and CHANNELS_LAST only."""
+        axes = tuple(range(self.rank))
+        if self.layout is Layout.CHANNELS_LAST and self.rank > 2:
+            return (0, *axes[2:], 1)
+        return axes
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Elements from one index to the next, per axis. PLAIN and CHANNELS_LAST only."""
+        strides = [0] * self.rank
+        size = 1
+        for axis in reversed(self.memory_order):
+            strides[axis] = size if self.is_dense or size < self.run else (
+                size // self.run * self.pitch
+            )
+            size *= self.shape[axis]
+        return tuple(strides)
+
     def with_layout(self, layout: Layout) -> TensorSpec:
-        """The same tensor in another layout."""
-        return replace(self, layout=layout)
+        """The same tensor in another layout, dense."""
+        return replace(self, layout=layout, run=0, pitch=0)
+
+    def with_pitch(self, run: int, pitch: int) -> TensorSpec:
+        """The same tensor inside a wider one. ValueError if runs are not whole trailing axes."""
+        sizes = [1]
+        for axis in reversed(self.memory_order):
+            sizes.append(sizes[-1] * self.shape[axis])
+        if run not in sizes or pitch < run:
+            raise ValueError(f"{self} cannot lie in runs of {run} every {pitch} elements")
+        return replace(self, run=run, pitch=pitch)
 
     def __str__(self) -> str:
-        return f"{self.dtype.value}[{','.join(map(str, self.shape))}]:{self.layout.value}"
+        pitch = "" if self.is_dense else f"/{self.run}:{self.pitch}"
+        return f"{self.dtype.value}[{','.join(map(str, self.shape))}]:{self.layout.value}{pitch}"
 
 
 @dataclass(frozen=True)

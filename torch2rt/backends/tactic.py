@@ -10,7 +10,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, Protocol, TypeAlias
 
 from torch2rt.backends.buffer import Buffer
 from torch2rt.backends.spec import LayerSpec, LayoutChoice, plain_choice
@@ -51,6 +51,20 @@ class Weights(abc.ABC):
     def packed(self, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
         """The object made for this key, made now if it is the first time."""
 
+    def blob(self, key: str, job: Job) -> bytes:
+        """Compiled code and the like: from the engine file, else a cache, else ``job.run()``.
+
+        The key says everything the bytes depend on, but for versions of compilers.
+        """
+        return job.run()
+
+
+class Job(Protocol):
+    """Something slow that yields bytes. Picklable, so that another process may run it."""
+
+    def run(self) -> bytes:
+        """Do it. Raises `Unprepared` when it cannot be done."""
+
 
 class Prepared(abc.ABC):
     """A tactic ready to be bound to buffers: code generated, weights packed.
@@ -85,6 +99,13 @@ class Tactic(abc.ABC):
     kinds: ClassVar[tuple[str, ...]]
     # Tactics of a lower level are not tried when one of a higher level supports the layer.
     level: ClassVar[int] = 1
+
+    def takes_pitch(self, spec: LayerSpec) -> bool:
+        """Whether it runs with the pitched operands of this spec, as well as with dense ones.
+
+        Runs, pitches and addresses are multiples of 16 bytes. Default: dense operands only.
+        """
+        return all(operand.is_dense for operand in (*spec.inputs, *spec.outputs))
 
     @abc.abstractmethod
     def supports(self, spec: LayerSpec) -> Refusal | None:

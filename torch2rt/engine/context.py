@@ -122,7 +122,7 @@ class Context:
             return Buffer(tensor.spec, constant=storage.name)
         if storage.place == "arena":
             return Buffer(tensor.spec, base + storage.offset_bytes)
-        buffer = Buffer(tensor.spec)
+        buffer = Buffer(tensor.spec, moves=True)
         moving = self._moving.setdefault((storage.place, storage.name), [])
         moving.append((buffer, storage.offset_bytes))
         return buffer

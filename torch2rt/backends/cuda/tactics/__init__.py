@@ -1,0 +1,1 @@
+"""The ways to run layers on a CPU: one file per tactic, found by scanning this folder."""
