@@ -32,12 +32,15 @@ class View:
     """An output that is (part of) an input's memory, or an input that is part of an output's.
 
     ``inner`` and ``outer`` are ("input" | "output", index); the inner one's bytes start
-    ``offset_bytes`` into the outer one's and are dense there.
+    ``offset_bytes`` into the outer one's. They are dense there if ``pitch`` is 0; otherwise every
+    ``run`` elements are contiguous and the next run starts ``pitch`` elements later.
     """
 
     inner: tuple[str, int]
     outer: tuple[str, int]
     offset_bytes: int
+    run: int = 0
+    pitch: int = 0
 
 
 class Weights(abc.ABC):
