@@ -9,8 +9,9 @@ import inspect
 import math
 import pkgutil
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,15 @@ from typing import Any
 from torch2rt.backends.spec import LayerSpec
 from torch2rt.backends.tactic import Call, Refusal, Tactic
 from torch2rt.errors import RegistrationError
+from torch2rt.network.dtype import Array, DType
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """Rates no kernel exceeds: memory in bytes/s, matrix arithmetic in flop/s by operand dtype."""
+
+    bytes_per_s: float
+    flops_per_s: Mapping[DType, float]
 
 
 class Backend(abc.ABC):
@@ -72,6 +82,45 @@ class Backend(abc.ABC):
 
         It raises DeviceError when a call reports a failure (an int other than 0).
         """
+
+    def plan_runner(
+        self, calls_per_step: Sequence[Sequence[Call]], streams: Sequence[int],
+        waits: Sequence[Sequence[int]],
+    ) -> Callable[[int], None]:
+        """A function of a stream that runs the steps of a plan.
+
+        Step i belongs on stream ``streams[i]`` of the plan and starts after the steps
+        ``waits[i]`` of other streams have ended. Default: one step after the other, here and now.
+        """
+        run = self.runner([call for calls in calls_per_step for call in calls])
+        return lambda stream: run()
+
+    def is_idle(self, run: Callable[[int], None], stream: int) -> bool:
+        """Whether work enqueued on ``stream`` need not wait for an earlier use of this runner."""
+        return True
+
+    # Whether a tactic must agree with the layer's reference before it may win.
+    checks_candidates: bool = False
+    # Processes that compile candidates; 1: in this process.
+    compile_workers: int = 1
+    # Streams that a plan may use.
+    max_streams: int = 1
+
+    def compiler_version(self) -> str:
+        """Versions of what turns sources into blobs: part of the key of a cached blob."""
+        return ""
+
+    @abc.abstractmethod
+    def upload_bytes(self, address: int, data: Array) -> None:
+        """Copy an array's bytes to device memory, and wait for it."""
+
+    @abc.abstractmethod
+    def download_bytes(self, address: int, size_bytes: int) -> Array:
+        """The bytes at an address of device memory, after all work enqueued so far."""
+
+    def peaks(self) -> Peaks | None:
+        """What the device can do at most, where that is known."""
+        return None
 
     def candidates(
         self, spec: LayerSpec, below: float = math.inf

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import math
 import time
@@ -82,6 +83,15 @@ class CpuBackend(Backend):
     def address(self, memory: Array) -> int:
         """Address of allocated memory."""
         return address_of(memory)
+
+    def upload_bytes(self, address: int, data: Array) -> None:
+        """Copy an array's bytes to memory."""
+        data = np.ascontiguousarray(data)
+        ctypes.memmove(address, address_of(data), data.nbytes)
+
+    def download_bytes(self, address: int, size_bytes: int) -> Array:
+        """The bytes at an address."""
+        return np.frombuffer(ctypes.string_at(address, size_bytes), np.uint8)
 
     def new_stream(self) -> Any:
         """A oneDNN stream, or None without oneDNN."""
