@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tactic_testing import BACKEND, check_tactic, make_spec, to_bytes
 
-from torch2rt.backends.cpu.views import slice_offset_bytes
 from torch2rt.backends.spec import Layout, TensorSpec
 from torch2rt.backends.tactic import Refusal
+from torch2rt.backends.views import slice_offset_bytes
 from torch2rt.layers.concat import Concat
 from torch2rt.layers.slice import Slice
 from torch2rt.layers.transpose import Transpose

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from torch2rt.backends.cpu.numpy_tactic import ArrayFunction, NumpyFunction
-from torch2rt.backends.cpu.sizes import concrete
+from torch2rt.backends.kinds import concrete
 from torch2rt.backends.spec import LayerSpec
 from torch2rt.backends.tactic import Unprepared
 from torch2rt.layers.arange import Arange

@@ -7,9 +7,9 @@ from typing import ClassVar
 
 from torch2rt.backends.cpu.layouts import spatial_layouts
 from torch2rt.backends.cpu.tactics.concat_numpy import concat_axis
-from torch2rt.backends.cpu.views import ViewsPrepared, slice_offset_bytes
 from torch2rt.backends.spec import LayerSpec, LayoutChoice
 from torch2rt.backends.tactic import Prepared, Refusal, Tactic, Unprepared, View, Weights
+from torch2rt.backends.views import ViewsPrepared, slice_offset_bytes
 
 
 class ConcatView(Tactic):

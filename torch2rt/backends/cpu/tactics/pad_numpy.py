@@ -9,7 +9,7 @@ import numpy as np
 
 from torch2rt.backends.cpu.numpy_expression import narrow_bfloat16
 from torch2rt.backends.cpu.numpy_tactic import NumpyMove
-from torch2rt.backends.cpu.sizes import concrete
+from torch2rt.backends.kinds import concrete
 from torch2rt.backends.spec import LayerSpec
 from torch2rt.backends.tactic import Refusal, Unprepared
 from torch2rt.layers.pad import Pad

@@ -9,9 +9,9 @@ from torch2rt.backends.cpu import onednn
 from torch2rt.backends.cpu.descriptors import data_type, describe
 from torch2rt.backends.cpu.layouts import spatial_layouts
 from torch2rt.backends.cpu.onednn import Arg
-from torch2rt.backends.cpu.sizes import concrete
 from torch2rt.backends.cpu.steps import ArrayOperand, Operand, Place, StepBuilder
 from torch2rt.backends.cpu.tactics.pad_numpy import pad_kind
+from torch2rt.backends.kinds import concrete
 from torch2rt.backends.spec import LayerSpec, LayoutChoice, TensorSpec
 from torch2rt.backends.tactic import Prepared, Refusal, Tactic, Unprepared, Weights
 from torch2rt.network.dtype import Array, DType

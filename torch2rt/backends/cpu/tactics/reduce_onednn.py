@@ -10,9 +10,9 @@ from torch2rt.backends.cpu.descriptors import data_type
 from torch2rt.backends.cpu.epilogue import Fusion, add_fused
 from torch2rt.backends.cpu.layouts import is_supported_float, spatial_layouts
 from torch2rt.backends.cpu.onednn import Algorithm, Arg, Attributes, MemoryDesc, PrimitiveDesc
-from torch2rt.backends.cpu.sizes import concrete
 from torch2rt.backends.cpu.steps import StepBuilder
 from torch2rt.backends.cpu.tactics.matmul_onednn import data_type_of_output
+from torch2rt.backends.kinds import concrete
 from torch2rt.backends.spec import LayerSpec, Layout, LayoutChoice, TensorSpec, canonical_layout
 from torch2rt.backends.tactic import Prepared, Refusal, Tactic, Unprepared, Weights
 from torch2rt.layers.reduce import Reduce, reduced_shape

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from torch2rt.backends.cpu.numpy_tactic import NumpyMove
-from torch2rt.backends.cpu.sizes import concrete
+from torch2rt.backends.kinds import concrete
 from torch2rt.backends.spec import LayerSpec
 from torch2rt.backends.tactic import Unprepared
 from torch2rt.layers.roll import Roll

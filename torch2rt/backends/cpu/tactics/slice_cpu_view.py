@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from torch2rt.backends.cpu.layouts import spatial_layouts
-from torch2rt.backends.cpu.sizes import concrete
 from torch2rt.backends.cpu.tactics.slice_numpy import slice_kind
-from torch2rt.backends.cpu.views import ViewsPrepared, slice_offset_bytes
+from torch2rt.backends.kinds import concrete
 from torch2rt.backends.spec import LayerSpec, LayoutChoice
 from torch2rt.backends.tactic import Prepared, Refusal, Tactic, Unprepared, View, Weights
+from torch2rt.backends.views import ViewsPrepared, slice_offset_bytes
 
 
 class SliceView(Tactic):

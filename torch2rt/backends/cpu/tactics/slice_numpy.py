@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from torch2rt.backends.cpu.numpy_tactic import ArrayView, NumpyView
-from torch2rt.backends.cpu.sizes import concrete
+from torch2rt.backends.kinds import concrete
 from torch2rt.backends.spec import LayerSpec
 from torch2rt.backends.tactic import Unprepared
 from torch2rt.layers.slice import Slice

@@ -9,9 +9,9 @@ from torch2rt.backends.cpu import onednn
 from torch2rt.backends.cpu.descriptors import data_type, describe
 from torch2rt.backends.cpu.layouts import spatial_layouts
 from torch2rt.backends.cpu.onednn import Arg
-from torch2rt.backends.cpu.sizes import concrete
 from torch2rt.backends.cpu.steps import Operand, Place, StepBuilder
 from torch2rt.backends.cpu.tactics.slice_numpy import slice_kind
+from torch2rt.backends.kinds import concrete
 from torch2rt.backends.spec import LayerSpec, LayoutChoice
 from torch2rt.backends.tactic import Prepared, Refusal, Tactic, Unprepared, Weights
 

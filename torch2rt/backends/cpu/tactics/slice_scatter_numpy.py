@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import ClassVar
 
 from torch2rt.backends.cpu.numpy_tactic import NumpyMove
-from torch2rt.backends.cpu.sizes import concrete
+from torch2rt.backends.kinds import concrete
 from torch2rt.backends.spec import LayerSpec
 from torch2rt.backends.tactic import Unprepared
 from torch2rt.layers.slice_scatter import SliceScatter

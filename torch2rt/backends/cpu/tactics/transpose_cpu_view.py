@@ -7,9 +7,9 @@ from typing import ClassVar
 
 from torch2rt.backends.cpu.layouts import spatial_layouts
 from torch2rt.backends.cpu.tactics.transpose_numpy import permutation_of
-from torch2rt.backends.cpu.views import WHOLE, MemoryAxis, ViewsPrepared, memory_axes
-from torch2rt.backends.spec import LayerSpec, LayoutChoice, TensorSpec, canonical_layout
+from torch2rt.backends.spec import LayerSpec, LayoutChoice
 from torch2rt.backends.tactic import Prepared, Refusal, Tactic, Weights
+from torch2rt.backends.views import WHOLE, ViewsPrepared, is_transpose_view
 
 
 class TransposeView(Tactic):
@@ -39,17 +39,4 @@ class TransposeView(Tactic):
 
 
 def _keeps_order(spec: LayerSpec) -> bool:
-    permutation = permutation_of(spec)
-    before = [
-        (axis.axis, axis.size, axis.unit) for axis in _axes(spec.inputs[0])
-    ]
-    after = [
-        (permutation[axis.axis], axis.size, axis.unit)
-        for axis in _axes(spec.outputs[0])
-    ]
-    return before == after and spec.inputs[0].size_bytes == spec.outputs[0].size_bytes
-
-
-def _axes(spec: TensorSpec) -> list[MemoryAxis]:
-    axes = memory_axes(spec.with_layout(canonical_layout(spec)))
-    return [axis for axis in axes if axis.size > 1]
+    return is_transpose_view(spec.inputs[0], spec.outputs[0], permutation_of(spec))
