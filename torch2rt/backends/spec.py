@@ -67,6 +67,14 @@ class TensorSpec:
         return math.prod(shape) * self.dtype.itemsize_bytes
 
     @property
+    def extent_bytes(self) -> int:
+        """Bytes from the start of the first run to the end of the last, gaps included."""
+        if self.is_dense:
+            return self.size_bytes
+        rows = self.element_count // self.run
+        return (max(rows - 1, 0) * self.pitch + self.run) * self.dtype.itemsize_bytes
+
+    @property
     def is_dense(self) -> bool:
         """Whether its elements are contiguous."""
         return self.pitch == 0

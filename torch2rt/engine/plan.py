@@ -15,6 +15,8 @@ from torch2rt.layers.registry import parse_tensor_type
 from torch2rt.network.dtype import DType
 
 REFORMAT = "reformat"
+# More streams than any plan uses.
+MAX_STREAMS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,8 @@ class PlanStep:
     """One step: a layer (or a reformat, whose layer name is empty) run by a tactic.
 
     ``inputs`` and ``outputs`` index the plan's tensors. ``time_us`` is what the builder measured.
+    Steps of one ``stream`` run in order; ``waits`` names the earlier steps of other streams that
+    must have ended before this one starts.
     """
 
     layer: str
@@ -51,6 +55,8 @@ class PlanStep:
     outputs: tuple[int, ...]
     workspace_offset_bytes: int
     time_us: float
+    stream: int = 0
+    waits: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +64,8 @@ class Plan:
     """Steps in order, tensors, arena size, and the shape symbols it is for.
 
     ``live_bytes`` is the largest sum of bytes alive at one step: no arena can be smaller.
-    ``viewed`` lists layers that need no step: their tensors share memory.
+    ``viewed`` lists layers that need no step: their tensors share memory. ``untuned`` counts the
+    steps whose tactic nobody measured against its rivals.
     """
 
     symbols: dict[str, int]
@@ -68,39 +75,35 @@ class Plan:
     live_bytes: int
     viewed: tuple[str, ...] = ()
     runners_up: dict[str, tuple[tuple[str, float], ...]] = field(default_factory=dict)
+    untuned: int = 0
+
+    @property
+    def stream_count(self) -> int:
+        """Streams it uses."""
+        return max((step.stream for step in self.steps), default=0) + 1
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
         return {
             "symbols": self.symbols,
-            "tensors": [
-                [
-                    t.name, f"{t.spec.dtype.value}[{','.join(map(str, t.spec.shape))}]",
-                    t.spec.layout.value, t.storage.place, t.storage.name, t.storage.offset_bytes,
-                ]
-                for t in self.tensors
-            ],
-            "steps": [
-                [
-                    s.layer, s.tactic, list(s.inputs), list(s.outputs), s.workspace_offset_bytes,
-                    s.time_us,
-                ]
-                for s in self.steps
-            ],
+            "tensors": [_tensor_to_json(tensor) for tensor in self.tensors],
+            "steps": [_step_to_json(step) for step in self.steps],
             "arena_bytes": self.arena_bytes,
             "live_bytes": self.live_bytes,
             "viewed": list(self.viewed),
             "runners_up": {name: [list(r) for r in rows] for name, rows in self.runners_up.items()},
+            "untuned": self.untuned,
         }
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Plan:
         """From JSON values; ValueError, KeyError or TypeError if they are not a plan."""
         tensors = tuple(_tensor_from_json(row) for row in data["tensors"])
+        rows = enumerate(data["steps"])
         plan = Plan(
             symbols={str(name): int(value) for name, value in data["symbols"].items()},
             tensors=tensors,
-            steps=tuple(_step_from_json(row, len(tensors)) for row in data["steps"]),
+            steps=tuple(_step_from_json(row, step, len(tensors)) for step, row in rows),
             arena_bytes=_size(data["arena_bytes"]),
             live_bytes=_size(data["live_bytes"]),
             viewed=tuple(str(name) for name in data["viewed"]),
@@ -108,6 +111,7 @@ class Plan:
                 str(name): tuple((str(tactic), float(us)) for tactic, us in rows)
                 for name, rows in data["runners_up"].items()
             },
+            untuned=_size(data.get("untuned", 0)),
         )
         plan.check()
         return plan
@@ -116,13 +120,23 @@ class Plan:
         """ValueError if a tensor does not lie inside the arena."""
         for tensor in self.tensors:
             storage = tensor.storage
-            end = storage.offset_bytes + tensor.spec.size_bytes
+            end = storage.offset_bytes + tensor.spec.extent_bytes
             if storage.place == "arena" and end > self.arena_bytes:
                 raise ValueError(f"tensor {tensor.name} ends at {end}, past the arena")
 
 
+def _tensor_to_json(tensor: PlanTensor) -> list[Any]:
+    """One row; run and pitch follow when it is not dense."""
+    spec, storage = tensor.spec, tensor.storage
+    row = [
+        tensor.name, f"{spec.dtype.value}[{','.join(map(str, spec.shape))}]", spec.layout.value,
+        storage.place, storage.name, storage.offset_bytes,
+    ]
+    return row if spec.is_dense else [*row, spec.run, spec.pitch]
+
+
 def _tensor_from_json(row: list[Any]) -> PlanTensor:
-    name, type_text, layout, place, where, offset = row
+    name, type_text, layout, place, where, offset, *pitch = row
     type = parse_tensor_type(type_text)
     shape = tuple(_size(dim) for dim in type.shape)
     if place not in ("arena", "input", "output", "constant"):
@@ -130,16 +144,34 @@ def _tensor_from_json(row: list[Any]) -> PlanTensor:
     spec = TensorSpec(shape, DType(type.dtype), Layout(layout))
     if spec.layout is not Layout.PLAIN and not 3 <= spec.rank <= 5:
         raise ValueError(f"tensor {name} of rank {spec.rank} cannot be {layout}")
+    if pitch:
+        run, step = pitch
+        if spec.layout.block > 1 or place == "constant" or not spec.element_count or not run:
+            raise ValueError(f"tensor {name} cannot lie in runs of {run!r}")
+        spec = spec.with_pitch(_size(run), _size(step))
     return PlanTensor(str(name), spec, Storage(place, str(where), _size(offset)))
 
 
-def _step_from_json(row: list[Any], tensor_count: int) -> PlanStep:
-    layer, tactic, inputs, outputs, workspace, time_us = row
+def _step_to_json(step: PlanStep) -> list[Any]:
+    """One row; the stream and what it waits for follow when there is more than one stream."""
+    row = [
+        step.layer, step.tactic, list(step.inputs), list(step.outputs),
+        step.workspace_offset_bytes, step.time_us,
+    ]
+    return [*row, step.stream, list(step.waits)] if step.stream or step.waits else row
+
+
+def _step_from_json(row: list[Any], index: int, tensor_count: int) -> PlanStep:
+    layer, tactic, inputs, outputs, workspace, time_us, *rest = row
     indices = (*inputs, *outputs)
     if not all(isinstance(i, int) and 0 <= i < tensor_count for i in indices):
         raise ValueError(f"step {layer} names a tensor that is not there")
+    stream, waits = rest if rest else (0, ())
+    if _size(stream) >= MAX_STREAMS or not all(_size(step) < index for step in waits):
+        raise ValueError(f"step {layer} is on stream {stream} and waits for {waits!r:.50}")
     return PlanStep(
-        str(layer), str(tactic), tuple(inputs), tuple(outputs), _size(workspace), float(time_us)
+        str(layer), str(tactic), tuple(inputs), tuple(outputs), _size(workspace), float(time_us),
+        stream, tuple(waits),
     )
 
 
