@@ -42,6 +42,15 @@ class UnsupportedNodesError(Torch2rtError):
     )
 
 
+class PrecisionError(Torch2rtError, ValueError):
+    """The precision asked for cannot hold the numbers of the model."""
+
+    template = (
+        "precision={precision!r}: constant {constant!r} of layer {layer} ({where}) does not fit: "
+        "{reason}. {remedy}"
+    )
+
+
 class LoweringError(Torch2rtError):
     """A converter rule produced something that does not fit the captured graph."""
 

@@ -1,25 +1,29 @@
 """Lower precision: which operands are cast, and that what moves a value moves it in its dtype."""
 
+import numpy as np
 import pytest
 
+from torch2rt.errors import PrecisionError
 from torch2rt.layers.registry import import_all_kinds
+from torch2rt.network.dtype import DType
 from torch2rt.network.network import Network
 from torch2rt.network.text import parse, text
 from torch2rt.network.verify import verify
 from torch2rt.passes.base import Log
-from torch2rt.passes.lower_precision import LowerPrecision
+from torch2rt.passes.lower_precision import LowerPrecision, convert_float
 
 HEADER = "network n\ninput %x: float32[2,3]\n"
 OUTPUT = "output y = %y\n"
 
 
-def lowered(body: str, **constants) -> Network:
-    import numpy as np
-
+def lowered(body: str, dtype=DType.BFLOAT16, **constants) -> Network:
     import_all_kinds()
-    arrays = {name: np.ones(shape, np.float32) for name, shape in constants.items()}
+    arrays = {
+        name: given if isinstance(given, np.ndarray) else np.ones(given, np.float32)
+        for name, given in constants.items()
+    }
     network = parse(HEADER + body + OUTPUT, arrays)
-    LowerPrecision().run(network, Log())
+    LowerPrecision(dtype).run(network, Log())
     verify(network)
     return network
 
@@ -70,3 +74,71 @@ def test_rows_of_a_table_are_taken_in_low_precision():
     take, product = network.layers[:2]
     assert [tensor.dtype.value for tensor in take.inputs] == ["bfloat16", "int64"]
     assert product.inputs[0] is take.output
+
+
+def in_float16(body: str, **constants) -> Network:
+    network = lowered(body, DType.FLOAT16, **constants)
+    before = text(network)
+    assert not LowerPrecision(DType.FLOAT16).run(network, Log())
+    assert text(network) == before
+    return network
+
+
+def dtypes(network: Network) -> dict[str, str]:
+    return {layer.name: layer.output.dtype.value for layer in network.layers}
+
+
+def test_a_spelled_root_mean_square_keeps_its_squares_in_float32():
+    network = in_float16(
+        '%s = pointwise(%x) {"expression":{"expression":"mul(i0,i0)"},"dtype":{"dtype":"float32"}}'
+        ' -> float32[2,3]\n'
+        '%m = reduce(%s) {"mode":"mean","axes":[1],"keepdim":true} -> float32[2,1]\n'
+        '%y = pointwise(%x, %m) {"expression":{"expression":"mul(i0,rsqrt(add(i1,0.001)))"},'
+        '"dtype":{"dtype":"float32"}} -> float32[2,3]\n'
+    )
+    found = dtypes(network)
+    assert (found["s"], found["m"], found["y"]) == ("float32", "float32", "float16")
+
+
+def test_a_sum_is_float32_and_a_mean_is_not():
+    for mode, expected in (("sum", "float32"), ("mean", "float16")):
+        network = in_float16(
+            '%t = softmax(%x) {"axis":1} -> float32[2,3]\n'
+            f'%y = reduce(%t) {{"mode":"{mode}","axes":[1],"keepdim":true}} -> float32[2,1]\n'
+        )
+        reduce = next(layer for layer in network.layers if layer.kind.name == "reduce")
+        assert reduce.inputs[0].dtype.value == reduce.output.dtype.value == expected
+
+
+def test_what_the_model_computes_in_half_stays():
+    network = in_float16(
+        "input %h: float16[2,3]\n"
+        '%c = cumulative(%h) {"mode":"sum","axis":1} -> float16[2,3]\n'
+        '%y = softmax(%x) {"axis":1} -> float32[2,3]\noutput z = %c\n'
+    )
+    layer = next(layer for layer in network.layers if layer.kind.name == "cumulative")
+    assert layer.inputs[0].name == "h"
+    assert network.outputs["z"].dtype is DType.FLOAT16
+
+
+def test_a_weight_beyond_the_range_is_named():
+    weight = np.full((4, 3), 70000, np.float32)
+    with pytest.raises(PrecisionError, match=r"constant 'w' of layer y .* holds 70000, .*bf16"):
+        in_float16('%y = matmul(%x, @w) {"transpose_b":true} -> float32[2,4]\n'
+                   .replace("%y", "constant @w: float32[4,3]\n%y", 1), w=weight)
+
+
+def test_numbers_of_a_mask_are_limited_to_the_range():
+    network = in_float16(
+        '%y = pointwise(%x) {"expression":{"expression":"mul(i0,-3.4028234663852886e+38)"},'
+        '"dtype":{"dtype":"float32"}} -> float32[2,3]\n'
+    )
+    layer = next(layer for layer in network.layers if layer.name == "y")
+    assert layer.kind.expression.text.startswith("clamp(mul(")
+
+
+def test_constants_are_rounded_once_and_never_become_infinite():
+    values = np.array([1e9, -1e9, np.inf, -np.inf, 1.0, np.nan], np.float32)
+    half = convert_float(values, DType.FLOAT32, DType.FLOAT16)
+    expected = [65504, -65504, np.inf, -np.inf, 1, np.nan]
+    assert np.array_equal(half, np.array(expected, np.float16), equal_nan=True)

@@ -26,6 +26,7 @@ class Convolution(LayerKind):
     Inputs: x [n, c, *spatial], w [k, c/groups, *kernel]. Output: [n, k, *spatial'], dtype of x.
     ``padding_before`` and ``padding_after`` count zeros per spatial axis. Bias, residual and
     activation are epilogue terms; a bias has shape [k, 1, ..., 1].
+    ``tf32`` lets float32 operands be rounded to TF32, a mantissa of 10 bits, before they multiply.
     Source: torch.nn.functional.conv2d; ONNX Conv.
     """
 
@@ -36,6 +37,7 @@ class Convolution(LayerKind):
     padding_after: tuple[int, ...]
     dilation: tuple[int, ...]
     groups: int = 1
+    tf32: bool = False
 
     def infer(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         """[n, k, *spatial']."""

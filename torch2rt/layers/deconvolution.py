@@ -27,6 +27,7 @@ class Deconvolution(LayerKind):
     with size' = (size - 1) * stride + dilation * (kernel - 1) + 1 - padding_before - padding_after.
     ``padding_after`` is torch's padding less its output padding and may be negative. Bias and
     activation are epilogue terms; a bias has shape [k, 1, ..., 1].
+    ``tf32`` lets float32 operands be rounded to TF32, a mantissa of 10 bits, before they multiply.
     Source: torch.nn.functional.conv_transpose2d; ONNX ConvTranspose.
     """
 
@@ -37,6 +38,7 @@ class Deconvolution(LayerKind):
     padding_after: tuple[int, ...]
     dilation: tuple[int, ...]
     groups: int = 1
+    tf32: bool = False
 
     def infer(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
         """[n, k, *spatial']."""

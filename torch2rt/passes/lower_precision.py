@@ -1,26 +1,37 @@
-"""Lower precision: float32 layers that tolerate it compute in bfloat16.
+"""Lower precision: float32 layers that tolerate it compute in bfloat16 or float16.
 
 Before: conv(x: f32, w: f32) -> y: f32 -> output
 After:  conv(to_bfloat16(x), w: bf16) -> y: bf16 -> to_float32 -> output
 
 Network inputs and outputs keep their dtypes. Weights of convolutions, matmuls and embeddings are
 stored in the low precision; small constants (biases, scales, norm parameters) stay float32, since
-epilogues are computed in float32. Kinds not listed keep float32, between casts.
+epilogues are computed in float32. Kinds not listed keep float32, between casts. What the model
+itself computes in 16 bits stays as it is.
+
+float16 ends at 65504, so there also stay float32: values that grow faster than their inputs
+(squares, exponentials), sums and products over axes, and what is computed from those alone.
+    x^2: f16 -> f32, mean: f32 -> f32, x * rsqrt(mean + eps): (f16, f32) -> f16
+A number beyond the range, such as the -1e9 of a mask, becomes the largest that float16 holds; a
+weight beyond it is a PrecisionError.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 
 from torch2rt import expression as ex
+from torch2rt.errors import PrecisionError
 from torch2rt.layers.pointwise import Pointwise
+from torch2rt.layers.reduce import Reduce
 from torch2rt.network.dtype import Array, DType
 from torch2rt.network.layer import Layer
 from torch2rt.network.network import Network
 from torch2rt.network.tensor import Tensor, TensorType
 from torch2rt.passes.base import Log, Pass
+from torch2rt.passes.expressions.growth import growth
 
 # Kinds that keep their meaning to rounding when their float operands are of low precision.
 TOLERANT = frozenset({
@@ -30,6 +41,9 @@ TOLERANT = frozenset({
 })
 # Kinds that take float32 constants beside operands of low precision: those are small, and kept.
 TAKES_WIDE = frozenset({"group_norm", "layer_norm", "pointwise"})
+# Kinds whose constant main inputs are weights, which must not be changed by more than rounding.
+_WEIGHTED = frozenset({"convolution", "deconvolution", "matmul", "take"})
+FLOAT16_MAX = 65504.0
 
 
 class LowerPrecision(Pass):
@@ -41,44 +55,60 @@ class LowerPrecision(Pass):
         self.dtype = dtype
 
     def run(self, network: Network, log: Log) -> bool:
-        """Insert casts at the borders; a second run finds nothing to do."""
+        """Insert casts at the borders; a second run finds nothing to do.
+
+        PrecisionError names a weight that float16 cannot hold.
+        """
         casts: dict[tuple[Tensor, DType], Tensor] = {}
         wide = [n for n, tensor in network.outputs.items() if tensor.dtype is DType.FLOAT32]
+        lowered: set[Tensor] = set()
+        kept: set[Tensor] = set()
         changed = False
         for layer in network.layers:
             if _is_cast(layer):
                 continue
-            is_low = layer.kind.name in TOLERANT and self._has_float_result(layer)
-            wanted = self.dtype if is_low else DType.FLOAT32
+            is_low = layer.kind.name in TOLERANT and _has_float_result(layer)
+            if is_low and self.dtype is DType.FLOAT16 and _outgrows_float16(layer, kept):
+                kept.update(layer.outputs)
+                is_low = False
+                if isinstance(layer.kind, Pointwise):
+                    continue  # it reads either precision
             inputs = tuple(
-                self._operand(network, layer, index, wanted, casts)
+                self._lowered(network, layer, index, casts, kept) if is_low
+                else self._widened(network, layer, index, casts, lowered)
                 for index in range(len(layer.inputs))
             )
             if inputs != layer.inputs:
                 network.set_inputs(layer, inputs)
                 changed = True
             if is_low:
-                changed |= self._lower_results(network, layer)
-        return self._restore_outputs(network, wide, casts) or changed
+                changed |= self._lower_results(network, layer, lowered)
+        return self._restore_outputs(network, wide, casts, lowered) or changed
 
-    @staticmethod
-    def _has_float_result(layer: Layer) -> bool:
-        return all(output.dtype.is_float for output in layer.outputs) and any(
-            tensor.dtype.is_float for tensor in layer.inputs
-        )
-
-    def _operand(
-        self, network: Network, layer: Layer, index: int, wanted: DType,
-        casts: dict[tuple[Tensor, DType], Tensor],
+    def _lowered(
+        self, network: Network, layer: Layer, index: int,
+        casts: dict[tuple[Tensor, DType], Tensor], kept: set[Tensor],
     ) -> Tensor:
+        """An operand of a layer that computes in low precision."""
         tensor = layer.inputs[index]
-        if tensor.dtype not in (DType.FLOAT32, self.dtype) or tensor.dtype == wanted:
+        if tensor.dtype is not DType.FLOAT32:
             return tensor
-        if tensor.is_constant and wanted is self.dtype:
-            is_epilogue = index >= len(layer.main_inputs)
-            if is_epilogue or layer.kind.name in TAKES_WIDE:
-                return tensor
-        return self._cast(network, tensor, wanted, casts, layer)
+        is_epilogue = index >= len(layer.main_inputs)
+        if tensor.is_constant and (is_epilogue or layer.kind.name in TAKES_WIDE):
+            return tensor
+        if tensor in kept and isinstance(layer.kind, Pointwise):
+            return tensor
+        return self._cast(network, tensor, self.dtype, casts, layer)
+
+    def _widened(
+        self, network: Network, layer: Layer, index: int,
+        casts: dict[tuple[Tensor, DType], Tensor], lowered: set[Tensor],
+    ) -> Tensor:
+        """An operand of a layer that does not: what was float32 is so again."""
+        tensor = layer.inputs[index]
+        if tensor not in lowered:
+            return tensor
+        return self._cast(network, tensor, DType.FLOAT32, casts, layer)
 
     def _cast(
         self, network: Network, tensor: Tensor, dtype: DType,
@@ -87,6 +117,7 @@ class LowerPrecision(Pass):
         if (tensor, dtype) in casts:
             return casts[tensor, dtype]
         if tensor.data is not None:
+            self._check_range(tensor, before)
             data = convert_float(tensor.data, tensor.dtype, dtype)
             result = network.add_constant(tensor.name, data, dtype)
         else:
@@ -99,8 +130,25 @@ class LowerPrecision(Pass):
         casts[tensor, dtype] = result
         return result
 
-    def _lower_results(self, network: Network, layer: Layer) -> bool:
+    def _check_range(self, tensor: Tensor, layer: Layer | None) -> None:
+        """PrecisionError for a weight that the low precision cannot hold."""
+        if self.dtype is not DType.FLOAT16 or layer is None or tensor.data is None:
+            return
+        if layer.kind.name not in _WEIGHTED or tensor not in layer.main_inputs:
+            return
+        finite = np.abs(tensor.data[np.isfinite(tensor.data)])
+        largest = float(finite.max(initial=0.0))
+        if largest > FLOAT16_MAX:
+            raise PrecisionError(
+                precision="fp16", constant=tensor.name, layer=layer.name, where=layer.where,
+                reason=f"it holds {largest:.6g}, and float16 ends at {FLOAT16_MAX:g}",
+                remedy='Use precision="bf16", which has the range of float32, or rescale it.',
+            )
+
+    def _lower_results(self, network: Network, layer: Layer, lowered: set[Tensor]) -> bool:
         changed = False
+        if self.dtype is DType.FLOAT16 and DType.FLOAT32 in [o.dtype for o in layer.outputs]:
+            _saturate(network, layer)
         for field in dataclasses.fields(layer.kind):
             if getattr(layer.kind, field.name) is DType.FLOAT32:
                 kind = dataclasses.replace(layer.kind, **{field.name: self.dtype})
@@ -109,19 +157,57 @@ class LowerPrecision(Pass):
         for output in layer.outputs:
             if output.dtype is DType.FLOAT32:
                 network.set_type(output, TensorType(output.shape, self.dtype))
+                lowered.add(output)
                 changed = True
         return changed
 
     def _restore_outputs(
-        self, network: Network, wide: list[str], casts: dict[tuple[Tensor, DType], Tensor]
+        self, network: Network, wide: list[str], casts: dict[tuple[Tensor, DType], Tensor],
+        lowered: set[Tensor],
     ) -> bool:
         changed = False
         for name in wide:
             tensor = network.outputs[name]
-            if tensor.dtype is self.dtype:
+            if tensor in lowered:
                 network.outputs[name] = self._cast(network, tensor, DType.FLOAT32, casts, None)
                 changed = True
         return changed
+
+
+def _has_float_result(layer: Layer) -> bool:
+    return all(output.dtype.is_float for output in layer.outputs) and any(
+        tensor.dtype.is_float for tensor in layer.inputs
+    )
+
+
+def _outgrows_float16(layer: Layer, kept: set[Tensor]) -> bool:
+    """Whether float16 may not hold what float32 does; ``kept`` are the tensors of which it is so.
+
+    Of layers with a float32 result alone.
+    """
+    kind = layer.kind
+    if any(output.dtype is not DType.FLOAT32 for output in layer.outputs):
+        return False
+    floats = [t for t in layer.inputs if t.dtype.is_float and not t.is_constant]
+    is_of_kept = bool(floats) and all(tensor in kept for tensor in floats)
+    if isinstance(kind, Pointwise):
+        return is_of_kept or growth(kind.expression) > 1
+    return isinstance(kind, Reduce) and (is_of_kept or kind.mode in ("sum", "prod"))
+
+
+def _saturate(network: Network, layer: Layer) -> None:
+    """Keep a result finite that has numbers in its expression which float16 does not hold."""
+    expression = layer.kind.expression if isinstance(layer.kind, Pointwise) else layer.epilogue
+    if expression is None:
+        return
+    sizes = [abs(node.value) for node in ex.walk(expression) if isinstance(node, ex.Constant)]
+    if math.inf in sizes or not any(size > FLOAT16_MAX for size in sizes):
+        return
+    clamped = ex.apply("clamp", expression, -FLOAT16_MAX, FLOAT16_MAX)
+    if isinstance(layer.kind, Pointwise):
+        network.set_kind(layer, dataclasses.replace(layer.kind, expression=clamped))
+    else:
+        network.set_epilogue(layer, clamped, layer.epilogue_inputs)
 
 
 def _is_cast(layer: Layer) -> bool:
@@ -131,10 +217,16 @@ def _is_cast(layer: Layer) -> bool:
 
 
 def convert_float(data: Array, source: DType, target: DType) -> Array:
-    """A float constant as another float dtype, rounded to nearest even; bfloat16 as bits."""
+    """A float constant as another float dtype, rounded to nearest even; bfloat16 as bits.
+
+    Finite values beyond the range of float16 become its largest.
+    """
     if source is target:
         return data
     wide = (data.astype(np.uint32) << 16).view(np.float32) if source is DType.BFLOAT16 else data
+    if target is DType.FLOAT16:
+        limited = np.clip(wide, -FLOAT16_MAX, FLOAT16_MAX)
+        return np.where(np.isinf(wide), wide, limited).astype(np.float16)
     if target is not DType.BFLOAT16:
         return wide.astype(target.numpy)
     bits = np.ascontiguousarray(wide, np.float32).view(np.uint32)
