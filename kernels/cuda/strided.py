@@ -1,0 +1,124 @@
+"""Index arithmetic of strided kernels: axes merged where memory allows, printed as C++.
+
+A kernel runs over the axes of one operand in the order of its memory. Every axis has a size and
+one stride per operand (0 where an operand has no such axis); sizes and strides are constants of
+the source, but for the outermost size, so that the batch does not change it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+# Spans from here on need 64-bit offsets.
+MAX_SPAN = 2**31 - 2**16
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """An axis: its size, and the distance of its elements in each operand."""
+
+    size: int
+    strides: tuple[int, ...]
+
+
+def merge_axes(axes: Iterable[Axis]) -> list[Axis]:
+    """The same walk with fewer axes, outermost first; axes of size 1 are dropped.
+
+    Two neighbours become one where every operand's elements go on without a gap. Example:
+    sizes 4, 5 with strides (10,), (2,) are 20 with stride (2,).
+    """
+    merged: list[Axis] = []
+    for axis in axes:
+        if axis.size == 1:
+            continue
+        if merged and all(
+            outer == inner * axis.size
+            for outer, inner in zip(merged[-1].strides, axis.strides, strict=True)
+        ):
+            merged[-1] = Axis(merged[-1].size * axis.size, axis.strides)
+        else:
+            merged.append(axis)
+    return merged
+
+
+def count(axes: Sequence[Axis]) -> int:
+    """Number of elements of the walk."""
+    total = 1
+    for axis in axes:
+        total *= axis.size
+    return total
+
+
+def index_type(*walks: Sequence[Axis]) -> str:
+    """C++ type that holds every offset and index of these walks together."""
+    operands = max((len(axis.strides) for axes in walks for axis in axes), default=0)
+    spans = [
+        sum((axis.size - 1) * axis.strides[i]
+            for axes in walks for axis in axes if i < len(axis.strides))
+        for i in range(operands)
+    ]
+    elements = 1
+    for axes in walks:
+        elements *= count(axes)
+    return "unsigned" if max([elements, *spans]) < MAX_SPAN else "unsigned long long"
+
+
+def vector_size(
+    walk: Sequence[Axis], others: Sequence[Sequence[Axis]], itemsizes: Sequence[int],
+    limit_bytes: int = 16,
+) -> int:
+    """Elements that one thread may move at once along the innermost axis of ``walk``.
+
+    The largest power of two that divides the innermost size, and all strides of the operands that
+    move along that axis, and keeps the widest of them within ``limit_bytes``. ``itemsizes``: bytes
+    of an element per operand.
+    """
+    if not walk or 1 not in walk[-1].strides:
+        return 1
+    moving = [i for i, stride in enumerate(walk[-1].strides) if stride]
+    if any(walk[-1].strides[i] != 1 for i in moving):
+        return 1
+    vector = max(1, limit_bytes // max(itemsizes[i] for i in moving))
+    sizes = [walk[-1].size] + [
+        axis.strides[i]
+        for axes in (walk[:-1], *others) for axis in axes for i in moving
+        if i < len(axis.strides)
+    ]
+    while vector > 1 and any(size % vector for size in sizes):
+        vector //= 2
+    return vector
+
+
+def walk_function(
+    name: str, axes: Sequence[Axis], operands: Sequence[str], index: str, vector: int = 1
+) -> str:
+    """A struct of offsets and a device function that fills it from a flat index.
+
+    ``name(i).x`` is the offset in operand x of element i, or of the i-th vector when ``vector``
+    elements are moved at once. Operands whose innermost stride is 0 do not move within a vector.
+    """
+    fields = "".join(f" {index} {operand} = 0;" for operand in operands)
+    lines = [
+        f"struct {name}_offsets {{{fields} }};",
+        f"__device__ __forceinline__ {name}_offsets {name}({index} i) {{",
+        f"  {name}_offsets o;",
+    ]
+    for position in range(len(axes) - 1, -1, -1):
+        axis = axes[position]
+        step = vector if position == len(axes) - 1 else 1
+        coordinate = "i"
+        if position:
+            lines.append(f"  {index} c{position} = i % {axis.size // step}u;"
+                         f" i /= {axis.size // step}u;")
+            coordinate = f"c{position}"
+        lines += [
+            f"  o.{operand} += {coordinate}{f' * {stride * step}u' if stride * step > 1 else ''};"
+            for operand, stride in zip(operands, axis.strides, strict=True) if stride
+        ]
+    return "\n".join([*lines, "  return o;", "}", ""])
+
+
+def constants(**values: int) -> str:
+    """Integers of the source as compile-time constants."""
+    return "".join(f"constexpr int {name} = {value};\n" for name, value in values.items())
