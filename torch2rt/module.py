@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from torch2rt.calls.pytree import CallSpec, OutputSpec
-from torch2rt.engine.engine import Engine
+from torch2rt.engine.engine import Engine, Runnable
 from torch2rt.engine.exact import run_tensors
 from torch2rt.errors import DeviceError, EngineFileError, InputError, NotBuiltError, TrainingError
 from torch2rt.network.dtype import DType
@@ -56,6 +56,8 @@ class RTModule(nn.Module):
         self.call_spec = CallSpec.from_json(engine.calls["inputs"])
         self.output_spec = OutputSpec.from_json(engine.calls["outputs"])
         self._runnable = engine.runnable
+        self._device = torch.device(engine.backend.device)
+        self._is_on_cpu = self._device.type == "cpu"
         self._input_dtypes = [_torch_dtype(b.type.dtype) for b in engine.bindings.inputs]
         self._output_dtypes = [_torch_dtype(b.type.dtype) for b in engine.bindings.outputs]
 
@@ -73,10 +75,12 @@ class RTModule(nn.Module):
                 tensor.dtype is not self._input_dtypes[index]
                 or tensor.requires_grad
                 or not tensor.is_contiguous()
-                or tensor.device.type != "cpu"
+                or tensor.device != self._device
             ):
                 tensors[index] = self._accept(index, tensor)
         runnable = self._runnable(tuple([tensor.shape for tensor in tensors]))
+        if not self._is_on_cpu:
+            return self.output_spec.rebuild(self._run_on_device(runnable, tensors))
         if runnable.drops_nan and not all(_is_finite(tensor) for tensor in tensors):
             return self.output_spec.rebuild(run_tensors(self.engine, tensors))
         outputs = [
@@ -85,6 +89,16 @@ class RTModule(nn.Module):
         ]
         runnable.run([t.data_ptr() for t in tensors], [t.data_ptr() for t in outputs])
         return self.output_spec.rebuild(outputs)
+
+    def _run_on_device(self, runnable: Runnable, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Enqueue a run on torch's current stream."""
+        outputs = [
+            torch.empty(spec.shape, dtype=dtype, device=self._device)
+            for spec, dtype in zip(runnable.output_specs, self._output_dtypes, strict=True)
+        ]
+        stream = torch.cuda.current_stream(self._device).cuda_stream
+        runnable.run([t.data_ptr() for t in tensors], [t.data_ptr() for t in outputs], stream)
+        return outputs
 
     def _build_now(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Make the engine from the first call; other threads wait for it."""
@@ -105,10 +119,10 @@ class RTModule(nn.Module):
                 name=binding.name, reason="wrong dtype", expected=expected, got=tensor.dtype,
                 remedy=f"Convert it: tensor.to({expected}).",
             )
-        if tensor.device.type != "cpu":
+        if tensor.device != self._device:
             raise InputError(
-                name=binding.name, reason="wrong device", expected="cpu", got=tensor.device,
-                remedy="Move it: tensor.cpu().",
+                name=binding.name, reason="wrong device", expected=self._device,
+                got=tensor.device, remedy=f"Move it: tensor.to({str(self._device)!r}).",
             )
         if tensor.layout is not torch.strided:
             raise InputError(
@@ -176,9 +190,9 @@ class RTModule(nn.Module):
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> RTModule:
         """Take `.to`, `.cuda`, `.half` and the like: only what changes nothing is allowed."""
-        probe = torch.empty(0)
+        probe = torch.empty(0, device=self._device if self._engine is not None else None)
         moved = fn(probe)
-        if self._engine is not None and moved.device.type != self._engine.backend.device:
+        if moved.device != probe.device:
             raise DeviceError(
                 device=str(moved.device), reason="the engine was built for another device",
                 remedy=f"Convert the model with device={str(moved.device.type)!r}, or load the "
@@ -245,7 +259,7 @@ def load(path: str | os.PathLike[str], device: str | None = None) -> RTModule:
 
 _REBUILT = {
     "_engine", "_build", "_build_lock", "_runnable", "call_spec", "output_spec", "_input_dtypes",
-    "_output_dtypes",
+    "_output_dtypes", "_device", "_is_on_cpu",
 }
 
 

@@ -14,12 +14,19 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from torch2rt.backends.spec import LayerSpec
 from torch2rt.backends.tactic import Call, Refusal, Tactic
 from torch2rt.errors import RegistrationError
 from torch2rt.network.dtype import Array, DType
+
+
+class RunPlan(Protocol):
+    """Runs the steps of a plan: enqueued on a stream of the device, or done when it returns."""
+
+    def __call__(self, stream: int = 0) -> None:
+        """Run once. DeviceError when that fails."""
 
 
 @dataclass(frozen=True)
@@ -86,16 +93,20 @@ class Backend(abc.ABC):
     def plan_runner(
         self, calls_per_step: Sequence[Sequence[Call]], streams: Sequence[int],
         waits: Sequence[Sequence[int]],
-    ) -> Callable[[int], None]:
+    ) -> RunPlan:
         """A function of a stream that runs the steps of a plan.
 
         Step i belongs on stream ``streams[i]`` of the plan and starts after the steps
         ``waits[i]`` of other streams have ended. Default: one step after the other, here and now.
         """
         run = self.runner([call for calls in calls_per_step for call in calls])
-        return lambda stream: run()
 
-    def is_idle(self, run: Callable[[int], None], stream: int) -> bool:
+        def run_plan(stream: int = 0) -> None:
+            run()
+
+        return run_plan
+
+    def is_idle(self, run: RunPlan, stream: int) -> bool:
         """Whether work enqueued on ``stream`` need not wait for an earlier use of this runner."""
         return True
 

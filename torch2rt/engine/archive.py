@@ -6,6 +6,7 @@ import os
 import platform
 from typing import Any
 
+from torch2rt.backends.backend import Backend
 from torch2rt.backends.devices import open_backend
 from torch2rt.engine.engine import Engine
 from torch2rt.engine.file import EngineFile, from_bytes, read, to_bytes, write
@@ -56,7 +57,7 @@ def engine_file(engine: Engine) -> EngineFile:
         device=engine.backend.device,
         constants=dict(engine.weights.arrays),
         dtypes={tensor.name: tensor.dtype for tensor in network.constants},
-        blobs={},
+        blobs=dict(engine.weights.blobs),
     )
 
 
@@ -70,13 +71,18 @@ def _engine(file: EngineFile, path: str, device: str | None) -> Engine:
             path=path, reason=f"its network or plans cannot be read ({error})",
             remedy="Convert the model again.",
         ) from error
-    backend = open_backend(device)
+    backend = _backend(file.device, device)
     is_same_machine = file.environment.get("backend") == backend.fingerprint()
     usable = [plan for plan in plans if is_same_machine or _is_runnable(plan, backend.tactics)]
     return Engine(
         network, usable, backend, precision=file.precision, calls=file.calls, report=file.report,
-        weights=EngineWeights(file.constants),
+        weights=EngineWeights(file.constants, file.blobs if is_same_machine else None),
     )
+
+
+def _backend(built_for: str, asked: str | None) -> Backend:
+    """The backend asked for; else the one the engine was built for, on the first such device."""
+    return open_backend(asked if asked is not None else built_for.partition(":")[0])
 
 
 def _is_runnable(plan: Plan, tactics: dict[str, Any]) -> bool:

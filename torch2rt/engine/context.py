@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch2rt.backends.backend import Backend
 from torch2rt.backends.buffer import Buffer
 from torch2rt.backends.spec import LayerSpec
 from torch2rt.backends.tactic import Prepared, Weights
 from torch2rt.engine.plan import REFORMAT, Plan, PlanStep
+from torch2rt.errors import DeviceError
 from torch2rt.layers.reformat import Reformat
 from torch2rt.layers.specialize import specialize_kind
 from torch2rt.network.layer import Layer
+
+# Contexts whose work is under way on other streams before a caller waits for one of them.
+_MAX_BUSY_CONTEXTS = 4
 
 
 @dataclass(frozen=True)
@@ -54,12 +59,47 @@ class Executable:
         """Whether a step runs through torch."""
         return any(step.prepared.needs_torch for step in self.steps)
 
-    def acquire(self) -> Context:
-        """A context nobody else uses: a free one, or a new one."""
+    def allocate_arena(self) -> Any:
+        """Memory for one context. DeviceError says what the engine needs when it is not there."""
+        size_bytes = max(self.plan.arena_bytes, 1)
         try:
-            return self.free.pop()
+            return self.backend.allocate(size_bytes)
+        except DeviceError as error:
+            raise DeviceError(
+                device=self.backend.device,
+                reason=f"the engine does not fit: it needs {size_bytes / 2**30:.2f} GiB for "
+                f"activations beside its weights ({error.facts['reason']})",
+                remedy=error.facts["remedy"],
+            ) from error
+
+    def acquire(self, stream: int = 0) -> Context:
+        """A context nobody else uses: a free one, or a new one.
+
+        On a device that runs behind the caller, one whose last run is over, or was on this
+        stream, is preferred; a few contexts at most are made only not to wait.
+        """
+        try:
+            context = self.free.pop()
         except IndexError:
             return Context(self)
+        if self.backend.is_idle(context.run, stream):
+            return context
+        return self._idle_instead(context, stream)
+
+    def _idle_instead(self, busy: Context, stream: int) -> Context:
+        """Another free context that need not be waited for, or a new one, or the busy one."""
+        kept = [busy]
+        found = None
+        while found is None and self.free:
+            context = self.free.pop()
+            if self.backend.is_idle(context.run, stream):
+                found = context
+            else:
+                kept.append(context)
+        if found is None:
+            found = Context(self) if len(kept) < _MAX_BUSY_CONTEXTS else kept.pop(0)
+        self.free.extendleft(kept)
+        return found
 
     def release(self, context: Context) -> None:
         """Give a context back."""
@@ -97,7 +137,7 @@ class Context:
         backend = executable.backend
         plan = executable.plan
         self.executable = executable
-        self._arena = backend.allocate(max(plan.arena_bytes, 1))
+        self._arena = executable.allocate_arena()
         self._stream = backend.new_stream()
         base = backend.address(self._arena)
         self._moving: dict[tuple[str, str], list[tuple[Buffer, int]]] = {}
@@ -113,7 +153,11 @@ class Context:
         ]
         # Set by whoever runs it: one mover per binding, inputs then outputs.
         self.binding_movers: Sequence[Callable[[int], None]] | None = None
-        self.run = backend.runner([call for calls in self.calls_per_step for call in calls])
+        self.run = backend.plan_runner(
+            self.calls_per_step,
+            [step.plan_step.stream for step in executable.steps],
+            [step.plan_step.waits for step in executable.steps],
+        )
 
     def _buffer(self, plan: Plan, index: int, base: int) -> Buffer:
         tensor = plan.tensors[index]

@@ -92,10 +92,18 @@ class Engine:
         Inputs are numpy arrays or anything with DLPack, of the dtype and shape of the binding;
         outputs are new numpy arrays. bfloat16 travels as uint16 bits. InputError says which input
         does not fit, and how.
+
+        On a GPU, inputs may be there already: anything with DLPack, such as CuPy arrays and torch
+        tensors. Work is enqueued on CuPy's current stream and outputs are CuPy arrays; numpy
+        arrays alone give numpy arrays.
         """
+        if self.backend.name != "cpu":
+            from torch2rt.engine.device_arrays import run_on_device
+
+            return run_on_device(self, inputs)
         arrays = [self._array(binding, inputs) for binding in self.bindings.inputs]
         if len(inputs) != len(arrays):
-            self._refuse_extra(inputs)
+            self.refuse_extra(inputs)
         runnable = self.runnable(tuple([array.shape for array in arrays]))
         if runnable.drops_nan and not all(is_finite(array) for array in arrays):
             return dict(zip(runnable.output_names, run_arrays(self, arrays), strict=True))
@@ -134,7 +142,8 @@ class Engine:
             )
         return array if array.flags.c_contiguous else np.ascontiguousarray(array)
 
-    def _refuse_extra(self, inputs: Mapping[str, Any]) -> None:
+    def refuse_extra(self, inputs: Mapping[str, Any]) -> None:
+        """InputError naming an input the engine does not have."""
         known = {binding.name for binding in self.bindings.inputs}
         extra = sorted(set(inputs) - known)
         raise InputError(
@@ -245,7 +254,7 @@ class Engine:
 
     @staticmethod
     def load(path: str | os.PathLike[str], device: str | None = None) -> Engine:
-        """An engine from its file. ``device``: "cpu" (default).
+        """An engine from its file. ``device``: "cpu", "cuda", "cuda:1"; default: as built.
 
         EngineFileError when the file is not a usable engine; DeviceError for a device that is not
         there. Loading runs no code of the file.
@@ -291,14 +300,17 @@ class Runnable:
         self.drops_nan = drops_nan(executable)
         self.output_arrays = tuple((spec.shape, spec.dtype.numpy) for spec in self.output_specs)
 
-    def run(self, inputs: Sequence[int], outputs: Sequence[int]) -> None:
-        """Run once on inputs and outputs at these addresses, in the order of the bindings."""
+    def run(self, inputs: Sequence[int], outputs: Sequence[int], stream: int = 0) -> None:
+        """Run once on inputs and outputs at these addresses, in the order of the bindings.
+
+        On a GPU the work is enqueued on this stream; elsewhere it is done when this returns.
+        """
         executable = self.executable
-        context = executable.acquire()
+        context = executable.acquire(stream)
         try:
             for mover, address in zip(self._movers(context), (*inputs, *outputs), strict=True):
                 mover(address)
-            context.run()
+            context.run(stream)
         finally:
             executable.release(context)
 

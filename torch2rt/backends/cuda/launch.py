@@ -134,12 +134,19 @@ class CudaCall:
     is_capturable: ClassVar[bool] = True
 
     def __init__(self, stream: Any) -> None:
-        # Replaced by the runner when the call is scheduled on another stream.
+        # A CuPy stream. Replaced by whoever runs the call on another one.
         self.stream = stream
 
     def __call__(self) -> int:
         """Enqueue on ``self.stream``."""
         raise NotImplementedError
+
+    def enqueue(self, overlaps: bool) -> int:
+        """Enqueue; ``overlaps`` says that what runs before on this stream is a kernel.
+
+        A kernel that waits for it by itself may then be launched early.
+        """
+        return self()
 
 
 class KernelCall(CudaCall):
@@ -152,7 +159,6 @@ class KernelCall(CudaCall):
         super().__init__(stream)
         self.launch = launch
         self.is_dirty = False
-        self.overlaps = launch.overlaps
         self._values: list[Any] = []
         for argument in launch.arguments:
             self._add(argument, inputs, outputs, workspace)
@@ -229,8 +235,23 @@ class KernelCall(CudaCall):
 
     def __call__(self) -> int:
         """Launch on ``self.stream``."""
+        return self.enqueue(overlaps=False)
+
+    def enqueue(self, overlaps: bool) -> int:
+        """Launch on ``self.stream``, early if the kernel waits by itself and ``overlaps``."""
         launch = self.launch
         return launch.kernel.launch(
             launch.grid, launch.block, launch.shared_bytes, self.parameters,
-            self.stream.ptr if self.stream is not None else 0, self.overlaps,
+            self.stream.ptr if self.stream is not None else 0, overlaps and launch.overlaps,
         )
+
+    def __str__(self) -> str:
+        return f"kernel {self.launch.kernel.name}"
+
+
+def cuda_call(call: Call) -> CudaCall:
+    """The call of this backend that a tactic returned. TypeError for anything else."""
+    function, _ = call
+    if not isinstance(function, CudaCall):
+        raise TypeError(f"{function!r} is not a call of the CUDA backend")
+    return function
