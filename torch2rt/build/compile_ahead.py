@@ -1,0 +1,123 @@
+"""Compiles what candidates need before anything is timed, in parallel.
+
+Each tactic is prepared once for nothing: weights that know no blob stop it at the first one that
+has not been made, and so its job is found. Found jobs run in worker processes; then the tactics
+that were stopped are prepared again, until nothing is missing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from torch2rt.backends.backend import Backend
+from torch2rt.backends.spec import LayerSpec
+from torch2rt.backends.tactic import Job, Tactic, Unprepared, Weights
+from torch2rt.build.blob_cache import BlobCache
+from torch2rt.build.workers import Answer, WorkerPool
+from torch2rt.network.dtype import Array
+
+logger = logging.getLogger(__name__)
+
+Candidate: TypeAlias = tuple[Tactic, LayerSpec]
+# Called with the number of jobs done and known so far.
+OnCompiled: TypeAlias = Callable[[int, int], object]
+
+
+class _Missing(Exception):
+    """A blob that has not been made."""
+
+    def __init__(self, key: str, job: Job) -> None:
+        super().__init__(key)
+        self.key = key
+        self.job = job
+
+
+class _Touched(Exception):
+    """A tactic looks into what was packed, so that it must be packed indeed."""
+
+
+class _Unpacked:
+    """Stands for packed weights and loaded kernels, which only `bind` is to look into."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise _Touched(name)
+
+
+@dataclass(frozen=True)
+class _CollectingWeights(Weights):
+    """Weights that stop at a blob that is not in the cache, and pack nothing."""
+
+    weights: Weights
+    blobs: BlobCache
+    packs: bool = False
+
+    def array(self, name: str) -> Array:
+        """The engine's own constant."""
+        return self.weights.array(name)
+
+    def packed(self, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
+        """A stand-in, unless the tactic has been seen to look at what is packed."""
+        return make() if self.packs else _Unpacked()
+
+    def blob(self, key: str, job: Job) -> bytes:
+        """The blob, or `_Missing`; Unprepared where its job is known to fail."""
+        if not self.blobs.knows(key):
+            raise _Missing(key, job)
+        return self.blobs.fetch(key, job)
+
+
+@dataclass
+class CompileAhead:
+    """Fills a blob cache with all that candidates need."""
+
+    backend: Backend
+    weights: Weights
+    blobs: BlobCache
+    workers: WorkerPool
+    on_compiled: OnCompiled | None = None
+    done: int = 0
+    known: int = 0
+
+    def run(self, candidates: Iterable[Candidate]) -> None:
+        """Make every blob of these candidates. What fails is remembered by the cache."""
+        waiting = list(candidates)
+        while waiting:
+            jobs: dict[str, Job] = {}
+            stopped: list[Candidate] = []
+            with self.backend.building():
+                for candidate in waiting:
+                    missing = self._missing(*candidate)
+                    if missing is not None:
+                        jobs.setdefault(missing.key, missing.job)
+                        stopped.append(candidate)
+            self.known += len(jobs)
+            self.workers.run(jobs, self._remember)
+            waiting = stopped
+
+    def _missing(self, tactic: Tactic, spec: LayerSpec) -> _Missing | None:
+        """The first blob that the tactic needs and nobody has made."""
+        for packs in (False, True):
+            try:
+                tactic.prepare(spec, _CollectingWeights(self.weights, self.blobs, packs))
+            except _Missing as missing:
+                return missing
+            except Unprepared:
+                return None
+            except _Touched:
+                continue
+            return None
+        return None
+
+    def _remember(self, key: str, result: Answer) -> None:
+        if result.blob is not None:
+            self.blobs.put(key, result.blob)
+        else:
+            self.blobs.failed(key, result.reason)
+            level = logging.WARNING if result.is_broken else logging.INFO
+            logger.log(level, "%s cannot be made: %s", key, result.reason)
+        self.done += 1
+        if self.on_compiled is not None:
+            self.on_compiled(self.done, self.known)
