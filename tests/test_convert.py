@@ -68,6 +68,11 @@ def same(got, want):
         ({"fallback": "no"}, r"fallback='no' is not valid: .*'torch', 'error'"),
         ({"threads": 0}, r"threads=0 is not valid: it counts CPU threads"),
         ({"threads": 1.5}, r"threads=1\.5 is not valid"),
+        ({"precision": "fp16"}, r"precision='fp16' is not valid: it needs device=\"cuda\"\. On "
+         r"the CPU use precision=\"bf16\""),
+        ({"precision": "tf32"}, r"'tf32' .* it needs device=\"cuda\"\. .* precision=\"fp32\""),
+        ({"tune_budget_s": -1}, r"tune_budget_s=-1 is not valid: it is a time in seconds"),
+        ({"tune_budget_s": "long"}, r"tune_budget_s='long' is not valid"),
         ({"threads": -1}, r"threads=-1 is not valid"),
     ],
 )

@@ -10,7 +10,12 @@ from typing import Any
 
 from torch2rt.errors import ConfigError
 
-PRECISIONS = ("fp32", "bf16")
+PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
+# What a CPU has no arithmetic for, and what to use there instead.
+_NOT_ON_CPU = {
+    "fp16": 'precision="bf16", which is as fast there as it gets, or "fp32"',
+    "tf32": 'precision="fp32"',
+}
 FALLBACKS = ("torch", "error")
 
 
@@ -31,6 +36,7 @@ class BuildConfig:
     profiles: tuple[Profile, ...] = ()
     timing_cache: Path | None = None
     threads: int | None = None
+    tune_budget_s: float | None = None
     verify: bool = True
     progress: bool = True
 
@@ -41,6 +47,21 @@ class BuildConfig:
             raise ConfigError(
                 option="threads", value=self.threads, reason="it counts CPU threads",
                 remedy="Pass a positive integer, or None for all cores.",
+            )
+        if self.device == "cpu" and self.precision in _NOT_ON_CPU:
+            raise ConfigError(
+                option="precision", value=self.precision, reason='it needs device="cuda"',
+                remedy=f"On the CPU use {_NOT_ON_CPU[self.precision]}.",
+            )
+        self._check_budget()
+
+    def _check_budget(self) -> None:
+        budget_s = self.tune_budget_s
+        is_number = isinstance(budget_s, int | float) and not isinstance(budget_s, bool)
+        if budget_s is not None and not (is_number and budget_s >= 0):
+            raise ConfigError(
+                option="tune_budget_s", value=budget_s, reason="it is a time in seconds",
+                remedy="Pass a number of at least 0, or None to time every tactic.",
             )
 
 

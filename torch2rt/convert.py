@@ -22,11 +22,13 @@ from torch2rt.capture.partial import PartialModule
 from torch2rt.config import BuildConfig, Profile, default_timing_cache
 from torch2rt.engine.engine import Engine
 from torch2rt.errors import ConfigError
-from torch2rt.inspect.verify import verify_engine
+from torch2rt.inspect.verify import exact_float32, verify_engine
 from torch2rt.lower import Lowered, lower
 from torch2rt.module import RTModule
+from torch2rt.network.dtype import DType
 from torch2rt.network.network import Network
 from torch2rt.network.text import parse, text
+from torch2rt.passes.allow_tf32 import AllowTf32
 from torch2rt.passes.base import Log, run_passes
 from torch2rt.passes.lower_precision import LowerPrecision
 from torch2rt.passes.pipeline import optimize
@@ -42,6 +44,7 @@ class ConvertOptions(TypedDict, total=False):
     fallback: str
     timing_cache: str | os.PathLike[str] | TimingCache | None
     threads: int | None
+    tune_budget_s: float | None
     verify: bool
     progress: bool
 
@@ -60,6 +63,7 @@ def convert(
     fallback: str = "torch",
     timing_cache: str | os.PathLike[str] | TimingCache | None = None,
     threads: int | None = None,
+    tune_budget_s: float | None = None,
     verify: bool = True,
     progress: bool = True,
 ) -> RTModule:
@@ -72,14 +76,18 @@ def convert(
         model: any module that `torch.export` can capture.
         inputs: example arguments: a tensor, a tuple of positional arguments, a dict of keyword
             arguments, or ``((args...), {kwargs...})``. None: captured at the first call.
-        precision: ``"fp32"`` or ``"bf16"``. Inputs and outputs keep their dtypes.
-        device: ``"cpu"`` (default).
+        precision: ``"fp32"`` or ``"bf16"``, and on CUDA ``"fp16"`` or ``"tf32"``. Inputs and
+            outputs keep their dtypes; what the model computes in 16 bits itself stays so.
+        device: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``; default: where the model's parameters are.
         dynamic_shapes: as `torch.export` takes it, or ``{"x": {0: "batch"}}``. None: the first
             axis is dynamic where that works.
         profiles: input shapes to tune for, by input name; default: the example's.
         fallback: ``"torch"`` runs ops without a rule through PyTorch; ``"error"`` lists them.
         timing_cache: file of measured times; default: one in the user's cache folder.
         threads: CPU threads; default: all cores this process may use.
+        tune_budget_s: seconds that may be spent on timing tactics; layers that it leaves untimed
+            get the tactic that is likely best. A later conversion with the same timing cache goes
+            on from there. None: no limit.
         verify: compare the engine with the model on the example before returning.
         progress: show a progress bar.
 
@@ -87,6 +95,7 @@ def convert(
         ConfigError: an option has an unusable value.
         CaptureError: the model cannot be captured as one graph.
         UnsupportedNodesError: ``fallback="error"`` and an op has no rule.
+        PrecisionError: the precision cannot hold a weight of the model.
         VerificationError: the engine disagrees with the model; names the first layer that is off.
 
     Example:
@@ -94,8 +103,9 @@ def convert(
         >>> y = rt(torch.randn(8, 3, 224, 224))
     """
     config = BuildConfig(
-        precision=precision, device=device or "cpu", fallback=fallback,
-        profiles=_profiles(profiles), threads=threads, verify=verify, progress=progress,
+        precision=precision, device=device or _device_of(model), fallback=fallback,
+        profiles=_profiles(profiles), threads=threads, tune_budget_s=tune_budget_s, verify=verify,
+        progress=progress,
     )
     cache = _timing_cache(timing_cache)
     if inputs is None:
@@ -135,7 +145,8 @@ def _convert(
         )
         step("verify")
         if oracle is not None:
-            expected = captured.run(tensors)
+            with exact_float32():
+                expected = captured.run(tensors)
             errors = verify_engine(engine, oracle, tensors, expected, "the example inputs")
             engine.report["verified"] = errors
     return engine
@@ -215,9 +226,12 @@ def split_inputs(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def _lower_precision(network: Network, precision: str, log: Log) -> None:
-    if precision == "bf16":
-        run_passes(network, [LowerPrecision()], log=log, check=False)
+    low = {"bf16": DType.BFLOAT16, "fp16": DType.FLOAT16}.get(precision)
+    if low is not None:
+        run_passes(network, [LowerPrecision(low)], log=log, check=False)
         optimize(network, log=log)
+    elif precision == "tf32":
+        run_passes(network, [AllowTf32()], log=log)
 
 
 def _symbols_of_profiles(
@@ -228,6 +242,14 @@ def _symbols_of_profiles(
         {name: tuple(t.shape) for name, t in zip(network.inputs, tensors, strict=True)}
     ]
     return [bind_symbols(network, profile) for profile in shapes]
+
+
+def _device_of(model: nn.Module) -> str:
+    """Where the model's parameters and buffers are: "cpu" unless they are on a GPU."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.is_cuda:
+            return str(tensor.device)
+    return "cpu"
 
 
 def _copy(network: Network) -> Network:

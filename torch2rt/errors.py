@@ -89,6 +89,17 @@ class VerificationError(Torch2rtError):
     )
 
 
+class OverflowInPrecisionError(VerificationError):
+    """A layer of a float16 engine leaves the range of float16 where the model does not."""
+
+    template = (
+        "the engine gives infinities or NaN on {inputs} in output {output!r} where the model does "
+        "not: layer {layer} ({kind}, tactic {tactic}) at {where} is the first whose result does "
+        "not fit {precision}, which ends at 65504.\n"
+        'Use precision="bf16", which has the range of float32.'
+    )
+
+
 class InputError(Torch2rtError, ValueError):
     """An engine was called with an input that does not fit its bindings."""
 

@@ -4,11 +4,10 @@ import pytest
 import torch
 
 import torch2rt
-from torch2rt.backends.buffer import Buffer, address_of
 from torch2rt.backends.spec import Layout, TensorSpec
 from torch2rt.engine.engine import Engine
 from torch2rt.errors import VerificationError
-from torch2rt.inspect.bisect import first_off, step_errors, to_plain
+from torch2rt.inspect.bisect import first_off, span_bytes, step_errors, to_plain
 from torch2rt.module import RTModule
 from torch2rt.network.dtype import DType
 
@@ -97,7 +96,18 @@ def test_values_are_read_from_any_layout(layout):
     value = torch.randn(2, 19, 3, 4)
     spec = TensorSpec(tuple(value.shape), DType.FLOAT32, layout)
     raw = to_bytes(value, spec)
-    assert torch.equal(torch.from_numpy(to_plain(Buffer(spec, address_of(raw)))), value)
+    assert torch.equal(torch.from_numpy(to_plain(raw[: span_bytes(spec)], spec)), value)
+
+
+@pytest.mark.parametrize("layout", [Layout.PLAIN, Layout.CHANNELS_LAST])
+def test_values_are_read_out_of_a_wider_tensor(layout):
+    wide = torch.randn(2, 5, 6, 8) if layout is Layout.CHANNELS_LAST else torch.randn(2, 9, 5, 6)
+    value = wide[..., 1:4].movedim(-1, 1) if layout is Layout.CHANNELS_LAST else wide[:, 1:4]
+    run, pitch = (3, 8) if layout is Layout.CHANNELS_LAST else (3 * 5 * 6, 9 * 5 * 6)
+    spec = TensorSpec(tuple(value.shape), DType.FLOAT32, layout).with_pitch(run, pitch)
+    start = value.storage_offset()
+    raw = wide.flatten().numpy()[start:].copy().view("uint8")[: span_bytes(spec)]
+    assert torch.equal(torch.from_numpy(to_plain(raw, spec)), value)
 
 
 def test_a_faulty_reformat_is_named_by_what_it_lies_between(cases, plant):

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from torch2rt.backends.buffer import Buffer, array_at
-from torch2rt.backends.spec import Layout, TensorSpec
+from torch2rt.backends.buffer import Buffer
+from torch2rt.backends.spec import LayerSpec, TensorSpec
 from torch2rt.engine.context import Context, Step
 from torch2rt.engine.engine import Engine, Runnable
 from torch2rt.inspect.steps import step_title
 from torch2rt.inspect.tolerance import layer_tolerance, relative_error
+from torch2rt.network.dtype import Array
 from torch2rt.network.layer import run_reference
 from torch2rt.network.tensor import TensorType
 from torch2rt.torch_values import constant_to_torch
@@ -25,7 +26,10 @@ from torch2rt.torch_values import constant_to_torch
 
 @dataclass(frozen=True, slots=True)
 class StepError:
-    """How far one step is from its reference."""
+    """How far one step is from its reference.
+
+    ``overflows``: a result is infinite or NaN that is a number in float64.
+    """
 
     layer: str
     kind: str
@@ -33,6 +37,7 @@ class StepError:
     where: str
     error: float
     allowed: float
+    overflows: bool = False
 
     @property
     def is_off(self) -> bool:
@@ -44,7 +49,7 @@ def step_errors(engine: Engine, inputs: Sequence[torch.Tensor]) -> list[StepErro
     """The error of every step on these inputs, in order of execution."""
     runnable = engine.runnable(tuple(tuple(tensor.shape) for tensor in inputs))
     context = Context(runnable.executable)
-    kept = _bind(context, runnable, inputs)
+    kept = _bind(context, runnable, inputs, torch.device(engine.backend.device))
     errors = []
     executable = runnable.executable
     steps = zip(executable.steps, context.calls_per_step, strict=True)
@@ -67,15 +72,20 @@ def first_off(engine: Engine, inputs: Sequence[torch.Tensor]) -> StepError | Non
     return off or max(errors, key=lambda error: error.error, default=None)
 
 
+def first_overflow(engine: Engine, inputs: Sequence[torch.Tensor]) -> StepError | None:
+    """The first step whose result does not fit its dtype."""
+    return next((error for error in step_errors(engine, inputs) if error.overflows), None)
+
+
 def _bind(
-    context: Context, runnable: Runnable, inputs: Sequence[torch.Tensor]
+    context: Context, runnable: Runnable, inputs: Sequence[torch.Tensor], device: torch.device
 ) -> list[torch.Tensor]:
     """Point the context at inputs and fresh outputs, which the caller keeps alive."""
-    held = [tensor.detach().contiguous() for tensor in inputs]
+    held = [tensor.detach().to(device).contiguous() for tensor in inputs]
     for move, tensor in zip(context.movers("input", runnable.input_names), held, strict=True):
         move(tensor.data_ptr())
     for name, spec in zip(runnable.output_names, runnable.output_specs, strict=True):
-        result = torch.empty(max(spec.size_bytes, 1), dtype=torch.uint8)
+        result = torch.empty(max(spec.size_bytes, 1), dtype=torch.uint8, device=device)
         context.mover("output", name)(result.data_ptr())
         held.append(result)
     return held
@@ -85,21 +95,29 @@ def _read(engine: Engine, buffer: Buffer) -> torch.Tensor:
     """A copy of a buffer's value, row-major."""
     if buffer.constant is not None:
         return constant_to_torch(engine.weights.array(buffer.constant), buffer.spec.dtype)
-    return constant_to_torch(to_plain(buffer), buffer.spec.dtype).clone()
+    raw = engine.backend.download_bytes(buffer.address, span_bytes(buffer.spec))
+    return constant_to_torch(to_plain(raw, buffer.spec), buffer.spec.dtype)
 
 
-def to_plain(buffer: Buffer) -> np.ndarray:
-    """The value of a buffer in any layout as a row-major array; bits where numpy has no dtype."""
-    spec = buffer.spec
-    if spec.layout is Layout.PLAIN:
-        return array_at(buffer.address, spec).copy()
-    n, c, *spatial = spec.shape
+def span_bytes(spec: TensorSpec) -> int:
+    """Bytes from the first element of a tensor to its last; more than its own if it is pitched."""
+    if spec.is_dense or spec.element_count == 0:
+        return spec.size_bytes
+    last = sum((size - 1) * step for size, step in zip(spec.shape, spec.strides, strict=True))
+    return (last + 1) * spec.dtype.itemsize_bytes
+
+
+def to_plain(raw: Array, spec: TensorSpec) -> Array:
+    """The value in memory of any layout as a row-major array; bits where numpy has no dtype."""
+    stored = raw.view(spec.dtype.numpy)
     block = spec.layout.block
     if block == 1:
-        stored = array_at(buffer.address, TensorSpec((n, *spatial, c), spec.dtype))
-        return np.ascontiguousarray(np.moveaxis(stored, -1, 1))
+        size = spec.dtype.itemsize_bytes
+        steps = tuple(step * size for step in spec.strides)
+        return np.lib.stride_tricks.as_strided(stored, spec.shape, steps).copy()
+    n, c, *spatial = spec.shape
     blocks = -(-c // block)
-    stored = array_at(buffer.address, TensorSpec((n, blocks, *spatial, block), spec.dtype))
+    stored = stored.reshape(n, blocks, *spatial, block)
     whole = np.moveaxis(stored, -1, 2).reshape(n, blocks * block, *spatial)
     return np.ascontiguousarray(whole[:, :c])
 
@@ -114,5 +132,22 @@ def _compare(
     errors = [relative_error(got, want) for got, want in zip(results, wanted, strict=True)]
     allowed = max(layer_tolerance(output.dtype) for output in spec.outputs)
     return StepError(
-        spec.name, spec.kind.name, step.plan_step.tactic, where, max(errors), allowed
+        spec.name, spec.kind.name, step.plan_step.tactic, where, max(errors), allowed,
+        _overflows(spec, operands, results),
+    )
+
+
+def _overflows(
+    spec: LayerSpec, operands: Sequence[torch.Tensor], results: Sequence[torch.Tensor]
+) -> bool:
+    """Whether a result is not finite that float64 computes from the same operands."""
+    if all(bool(torch.isfinite(result).all()) for result in results):
+        return False
+    wide = [x.double() if x.is_floating_point() else x for x in operands]
+    types = [TensorType(output.shape, output.dtype) for output in spec.outputs]
+    with torch.no_grad():
+        exact = run_reference(spec.kind, spec.epilogue, wide, types)
+    return any(
+        bool((torch.isfinite(want) & ~torch.isfinite(got)).any())
+        for got, want in zip(results, exact, strict=True)
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,13 +13,14 @@ from torch import nn
 from torch2rt.backends.reference.executor import run_network
 from torch2rt.calls.pytree import OutputSpec
 from torch2rt.engine.engine import Engine
-from torch2rt.errors import VerificationError
-from torch2rt.inspect.bisect import first_off
+from torch2rt.errors import OverflowInPrecisionError, VerificationError
+from torch2rt.inspect.bisect import StepError, first_off, first_overflow
 from torch2rt.inspect.tolerance import NETWORK, relative_error
 from torch2rt.network.network import Network
 
 # How much worse an engine may be than the model's own rounding error at that precision.
-_ALLOWED_OVER_EAGER = {"fp32": 4.0, "bf16": 1.5}
+_ALLOWED_OVER_EAGER = {"fp32": 4.0, "tf32": 1.5, "fp16": 1.5, "bf16": 1.5}
+_LOW = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def verify_engine(
@@ -29,20 +32,24 @@ def verify_engine(
     An output further off than the tolerance of the engine's precision is judged again against
     ``network`` (the captured one, before any pass) in float64: it may be a few times as far from
     that as the model is when it computes in that precision. VerificationError names the output
-    and the first layer that is off.
+    and the first layer that is off; OverflowInPrecisionError, the one that leaves the range.
     """
     got = run_engine(engine, inputs)
     names = [binding.name for binding in engine.bindings.outputs]
     errors = {
-        name: relative_error(result, want)
+        name: relative_error(result, want.to(result.device))
         for name, result, want in zip(names, got, expected, strict=True)
     }
     limit = NETWORK[engine.precision]
     worst = max(errors, key=lambda name: errors[name], default=None)
     if worst is None or errors[worst] <= limit:
         return errors
-    of_eager = _eager_error(network, inputs, expected, names, engine.precision)[worst]
-    allowed = max(limit, _ALLOWED_OVER_EAGER[engine.precision] * of_eager)
+    if math.isinf(errors[worst]) and engine.precision == "fp16":
+        _check_overflow(engine, inputs, what, worst)
+    of_eager = _eager_error(engine, network, inputs, expected, names)[worst]
+    allowed = limit
+    if math.isfinite(of_eager):
+        allowed = max(limit, _ALLOWED_OVER_EAGER[engine.precision] * of_eager)
     if errors[worst] <= allowed:
         return errors
     raise _failure(engine, inputs, what, worst, errors[worst], allowed)
@@ -56,36 +63,72 @@ def agrees(
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), exact_float32():
             _, expected = OutputSpec.from_value(model(*args, **kwargs))
     finally:
         for module, is_training in modes:
             module.training = is_training
     pairs = zip(run_engine(engine, inputs), expected, strict=True)
-    return all(relative_error(got, want) <= NETWORK[engine.precision] for got, want in pairs)
+    return all(
+        relative_error(got, want.to(got.device)) <= NETWORK[engine.precision]
+        for got, want in pairs
+    )
 
 
 def run_engine(engine: Engine, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """The engine's outputs for tensors in the order of its bindings."""
-    tensors = [tensor.detach().contiguous() for tensor in inputs]
+    """The engine's outputs, on its device, for tensors in the order of its bindings."""
+    device = torch.device(engine.backend.device)
+    tensors = [tensor.detach().to(device).contiguous() for tensor in inputs]
     runnable = engine.runnable(tuple(tuple(tensor.shape) for tensor in tensors))
     outputs = [
-        torch.empty(spec.shape, dtype=getattr(torch, spec.dtype.value))
+        torch.empty(spec.shape, dtype=getattr(torch, spec.dtype.value), device=device)
         for spec in runnable.output_specs
     ]
-    runnable.run([t.data_ptr() for t in tensors], [t.data_ptr() for t in outputs])
+    stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+    runnable.run([t.data_ptr() for t in tensors], [t.data_ptr() for t in outputs], stream)
     return outputs
 
 
+@contextmanager
+def exact_float32() -> Iterator[None]:
+    """Inside, torch computes float32 on a GPU in float32: by default its convolutions use TF32."""
+    with _float32_matmuls("ieee"):
+        yield
+
+
+@contextmanager
+def _float32_matmuls(mode: str) -> Iterator[None]:
+    """How torch multiplies float32 on a GPU: "ieee" or "tf32"."""
+    switches = [
+        torch.backends.cuda.matmul,
+        torch.backends.cudnn.conv,  # type: ignore[attr-defined]
+        torch.backends.cudnn.rnn,
+    ]
+    before = [switch.fp32_precision for switch in switches]
+    try:
+        for switch in switches:
+            switch.fp32_precision = mode
+        yield
+    finally:
+        for switch, value in zip(switches, before, strict=True):
+            switch.fp32_precision = value
+
+
 def _eager_error(
-    network: Network, inputs: Sequence[torch.Tensor], expected: Sequence[torch.Tensor],
-    names: Sequence[str], precision: str,
+    engine: Engine, network: Network, inputs: Sequence[torch.Tensor],
+    expected: Sequence[torch.Tensor], names: Sequence[str],
 ) -> dict[str, float]:
     """How far the model itself is from float64 at a precision; ``expected`` is its fp32 result."""
-    exact = _run_in(network, inputs, torch.float64)
-    found = dict(zip(names, expected, strict=True))
-    if precision == "bf16":
-        found = _run_in(network, inputs, torch.bfloat16)
+    device = torch.device(engine.backend.device)
+    placed = [tensor.to(device) for tensor in inputs]
+    exact = _run_in(network, placed, torch.float64)
+    if engine.precision in _LOW:
+        found = _run_in(network, placed, _LOW[engine.precision])
+    elif engine.precision == "tf32":
+        with _float32_matmuls("tf32"):
+            found = _run_in(network, placed, torch.float32)
+    else:
+        found = {n: want.to(device) for n, want in zip(names, expected, strict=True)}
     return {name: relative_error(found[name], exact[name]) for name in names}
 
 
@@ -96,7 +139,19 @@ def _run_in(
         name: tensor.to(dtype) if tensor.is_floating_point() else tensor
         for name, tensor in zip(network.inputs, inputs, strict=True)
     }
-    return run_network(network, cast, dtype=dtype)
+    device = inputs[0].device if inputs else None
+    return run_network(network, cast, dtype=dtype, device=device)
+
+
+def _check_overflow(
+    engine: Engine, inputs: Sequence[torch.Tensor], what: str, output: str
+) -> None:
+    """OverflowInPrecisionError if a layer of the engine leaves the range of its dtype."""
+    found = first_overflow(engine, inputs)
+    if found is not None:
+        raise OverflowInPrecisionError(
+            inputs=what, output=output, precision=engine.precision, **_step_facts(found)
+        )
 
 
 def _failure(
@@ -108,7 +163,12 @@ def _failure(
         inputs=what, output=output, error=error, allowed=allowed,
         finding="First layer that is off" if found and found.is_off else
         "No layer is off by itself, so errors add up or layers disturb each other; the worst is",
-        layer=found.layer if found else "none", kind=found.kind if found else "",
-        tactic=found.tactic if found else "", where=found.where if found else "",
-        layer_error=found.error if found else 0.0,
+        layer_error=found.error if found else 0.0, **_step_facts(found),
     )
+
+
+def _step_facts(step: StepError | None) -> dict[str, str]:
+    """What errors tell of a step."""
+    if step is None:
+        return {"layer": "none", "kind": "", "tactic": "", "where": ""}
+    return {"layer": step.layer, "kind": step.kind, "tactic": step.tactic, "where": step.where}

@@ -21,9 +21,10 @@ def run_network(
     inputs: Mapping[str, torch.Tensor],
     *,
     dtype: torch.dtype | None = None,
+    device: torch.device | None = None,
     observe: Observer | None = None,
 ) -> dict[str, torch.Tensor]:
-    """Outputs by name for inputs by name, in torch on the CPU.
+    """Outputs by name for inputs by name, in torch, on the CPU or the ``device`` of the inputs.
 
     ``dtype=torch.float64`` computes every float in double precision. ``observe`` is called after
     each layer with its inputs and outputs.
@@ -33,7 +34,7 @@ def run_network(
 
     def read(tensor: Tensor) -> torch.Tensor:
         if tensor.data is not None:
-            value = constant_to_torch(tensor.data, tensor.dtype)
+            value = constant_to_torch(tensor.data, tensor.dtype).to(device or "cpu")
         else:
             value = values[tensor]
         return value.to(dtype) if dtype is not None and value.is_floating_point() else value
@@ -42,7 +43,7 @@ def run_network(
         values[tensor] = inputs[name]
     remaining = {tensor: len(tensor.users) for tensor in network.tensors}
     kept = set(network.outputs.values())
-    with torch.no_grad():
+    with torch.no_grad(), torch.device(device or "cpu"):
         for layer in network.layers:
             arguments = tuple(read(tensor) for tensor in layer.inputs)
             results = run_reference(
