@@ -182,7 +182,8 @@ template <class T, int N> struct StoreFloats {
         store_vec<T, N>(address, stored);
     }
 };
-template <class T, int N> T2R_DEVICE void store_floats_packed(T* address, const float (&values)[N]) {
+template <class T, int N>
+T2R_DEVICE void store_floats_packed(T* address, const float (&values)[N]) {
     Vec<u32, N / 2> stored;
 #pragma unroll
     for (int i = 0; i < N / 2; i++) stored[i] = pack2<T>(values[2 * i], values[2 * i + 1]);
