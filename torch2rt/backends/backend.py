@@ -21,6 +21,9 @@ from torch2rt.backends.tactic import Call, Refusal, Tactic
 from torch2rt.errors import RegistrationError
 from torch2rt.network.dtype import Array, DType
 
+if TYPE_CHECKING:
+    from torch2rt.engine.context import Executable
+
 
 class RunPlan(Protocol):
     """Runs the steps of a plan: enqueued on a stream of the device, or done when it returns."""
@@ -128,6 +131,10 @@ class Backend(abc.ABC):
     @abc.abstractmethod
     def download_bytes(self, address: int, size_bytes: int) -> Array:
         """The bytes at an address of device memory, after all work enqueued so far."""
+
+    def time_plan_us(self, executable: Executable) -> float | None:
+        """Time of a whole plan on memory of its own, None where plans are not compared so."""
+        return None
 
     def peaks(self) -> Peaks | None:
         """What the device can do at most, where that is known."""

@@ -118,6 +118,10 @@ class Tactic(abc.ABC):
         """The layout choices worth timing. Default: all row-major."""
         return (plain_choice(spec),)
 
+    def estimate_us(self, spec: LayerSpec) -> float | None:
+        """A guess of its time with layouts chosen, to leave out the hopeless. None: no idea."""
+        return None
+
     @abc.abstractmethod
     def prepare(self, spec: LayerSpec, weights: Weights) -> Prepared:
         """Generate code and pack weights for a spec whose layouts are chosen.

@@ -156,7 +156,12 @@ class _Worker:
     def run(self, message: bytes, limit_s: float) -> Answer:
         """The answer to a pickled job. `is_alive` tells whether the worker outlived it."""
         is_late = threading.Event()
-        timer = threading.Timer(limit_s, lambda: (is_late.set(), self._process.kill()))
+
+        def give_up() -> None:
+            is_late.set()
+            self._process.kill()
+
+        timer = threading.Timer(limit_s, give_up)
         timer.start()
         try:
             send(self._input, message)
