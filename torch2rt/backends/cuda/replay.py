@@ -25,7 +25,19 @@ _RELAXED = 2  # cudaStreamCaptureModeRelaxed: other threads may allocate meanwhi
 @lru_cache(maxsize=64)
 def stream_at(pointer: int) -> Any:
     """CuPy's object for a stream of somebody else; 0 is the default stream."""
-    return cupy.cuda.ExternalStream(pointer) if pointer else cupy.cuda.Stream.null
+    if not pointer:
+        return cupy.cuda.Stream.null
+    return cupy.cuda.Stream.from_external(_ForeignStream(pointer))
+
+
+class _ForeignStream:
+    """A stream of somebody else, as CUDA's Python packages tell each other of theirs."""
+
+    def __init__(self, pointer: int) -> None:
+        self._pointer = pointer
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        return 0, self._pointer
 
 
 class Replay:
