@@ -55,6 +55,7 @@ template <class T> T2R_DEVICE T t2r_elu(T x, T alpha) {
 }
 template <class T> T2R_DEVICE T t2r_sign(T x) { return (T)(((T)0 < x) - (x < (T)0)); }
 template <class T> T2R_DEVICE T t2r_square(T x) { return (T)(x * x); }
+template <class T> T2R_DEVICE T t2r_cube(T x) { return (T)(x * x * x); }
 template <class T> T2R_DEVICE T t2r_abs(T x) { return (T)(x < (T)0 ? -x : x); }
 T2R_DEVICE float t2r_abs(float x) { return fabsf(x); }
 T2R_DEVICE double t2r_abs(double x) { return fabs(x); }
@@ -64,13 +65,14 @@ T2R_DEVICE bool t2r_isinf(double x) { return fabs(x) == (double)t2r_infinity(); 
 
 _DIVISIONS = r"""
 // Quotient and remainder as Python and torch define them. Integers divided by zero give 0.
+template <class T> T2R_DEVICE bool t2r_is_minus_one(T x) { return x < (T)0 && x == (T)-1; }
 template <class T> T2R_DEVICE T t2r_truncdiv(T x, T y) {
-    return y == (T)0 ? (T)0 : y == (T)-1 ? (T)-x : (T)(x / y);
+    return y == (T)0 ? (T)0 : t2r_is_minus_one(y) ? (T)-x : (T)(x / y);
 }
 T2R_DEVICE float t2r_truncdiv(float x, float y) { return trunc(x / y); }
 T2R_DEVICE double t2r_truncdiv(double x, double y) { return trunc(x / y); }
 template <class T> T2R_DEVICE T t2r_fmod(T x, T y) {
-    return y == (T)0 || y == (T)-1 ? (T)0 : (T)(x % y);
+    return y == (T)0 || t2r_is_minus_one(y) ? (T)0 : (T)(x % y);
 }
 T2R_DEVICE float t2r_fmod(float x, float y) { return fmod(x, y); }
 T2R_DEVICE double t2r_fmod(double x, double y) { return fmod(x, y); }
