@@ -36,7 +36,8 @@ class TransposeIntoAttention(Fusion[HeadTranspose]):
     Before: %t = transpose(%q[b,l,h,e]) {"permutation": [0,2,1,3]}   %a = attention(%t, %k, %v)
             %y = transpose(%a) {"permutation": [0,2,1,3]}
     After:  %y = attention(%q, %k, %v) {"query_heads_last": true, "output_heads_last": true}
-    Fires for each of the three inputs, whoever else reads the transpose, and for the output.
+    Fires for each of the three inputs, whoever else reads the transpose, and for the output. Of a
+    transpose that also moves the batch, such as [2,0,1,3], that part stays: [1,0,2,3].
     Refuses a transpose of the output when something else reads the output, or an epilogue stands
     between.
     """
@@ -52,10 +53,11 @@ class TransposeIntoAttention(Fusion[HeadTranspose]):
                 producer = layer.inputs[index].producer
                 if producer is not None and _is_of_heads(producer):
                     return HeadTranspose(layer, producer, index)
-        if _is_of_heads(layer):
-            producer = layer.inputs[0].producer
-            if producer is not None and isinstance(producer.kind, Attention):
-                return HeadTranspose(producer, layer, None)
+        producer = layer.inputs[0].producer if isinstance(layer.kind, Transpose) else None
+        if producer is not None and isinstance(producer.kind, Attention) and (
+            _is_of_heads(layer) or _puts_heads_last(layer, producer.kind)
+        ):
+            return HeadTranspose(producer, layer, None)
         return None
 
     def check(self, network: Network, match: HeadTranspose) -> Reject | None:
@@ -74,11 +76,7 @@ class TransposeIntoAttention(Fusion[HeadTranspose]):
         attention, transpose = match.attention, match.transpose
         assert isinstance(attention.kind, Attention)
         if match.index is None:
-            kind = _toggled(attention.kind, _OUTPUT_FLAG)
-            return replace_layer(
-                network, transpose, kind, attention.inputs, absorbed=(attention,),
-                named_after=attention,
-            )
+            return _with_output_exchanged(network, attention, transpose)
         inputs = list(attention.inputs)
         inputs[match.index] = transpose.inputs[0]
         network.set_kind(attention, _toggled(attention.kind, _FLAGS[match.index]))
@@ -86,6 +84,38 @@ class TransposeIntoAttention(Fusion[HeadTranspose]):
         network.set_origins(attention, merged_origins(transpose, attention))
         remove_if_unused(network, transpose)
         return attention
+
+
+def _with_output_exchanged(network: Network, attention: Layer, transpose: Layer) -> Layer:
+    """Attention with its output flag toggled, and what the transpose does beyond that."""
+    assert isinstance(attention.kind, Attention)
+    assert isinstance(transpose.kind, Transpose)
+    kind = _toggled(attention.kind, _OUTPUT_FLAG)
+    if _is_of_heads(transpose):
+        return replace_layer(
+            network, transpose, kind, attention.inputs, absorbed=(attention,),
+            named_after=attention,
+        )
+    exchanged = network.add(
+        kind, attention.inputs, before=attention, name=attention.name,
+        output_dtypes=(attention.output.dtype,), origins=attention.origins,
+    )
+    rank = len(transpose.kind.permutation)
+    heads, rows = rank - 3, rank - 2
+    swapped = {heads: rows, rows: heads}
+    rest = Transpose(tuple(swapped.get(axis, axis) for axis in transpose.kind.permutation))
+    return replace_layer(
+        network, transpose, rest, exchanged.outputs, absorbed=(attention,)
+    )
+
+
+def _puts_heads_last(layer: Layer, attention: Attention) -> bool:
+    """Whether a transpose of [*, h, l, e] puts h and e last, and moves more than these."""
+    assert isinstance(layer.kind, Transpose)
+    rank = len(layer.kind.permutation)
+    if attention.output_heads_last or rank < 4 or layer.epilogue is not None:
+        return False
+    return layer.kind.permutation[-2:] == (rank - 3, rank - 1)
 
 
 def _is_of_heads(layer: Layer) -> bool:
