@@ -5,6 +5,7 @@ import pytest
 from fakes import Single, linear, spec
 
 from torch2rt.bench import PEERS, read_rows
+from torch2rt.bench.api import GPU_PEERS, default_peers
 from torch2rt.bench.command import add_arguments, main
 
 
@@ -16,7 +17,9 @@ def parse(*words: str) -> argparse.Namespace:
 
 def test_defaults() -> None:
     args = parse("a:b")
-    assert args.vs == PEERS
+    assert args.vs is None
+    assert default_peers(args.device) == PEERS
+    assert default_peers("cuda:1") == GPU_PEERS
     assert args.precision == ("fp32",)
     assert (args.device, args.threads) == ("cpu", 2)
 

@@ -7,6 +7,7 @@ from torch2rt.bench.contenders import contender_names, load_contender, refusal
 from torch2rt.bench.contenders.adapter import (
     FlatModel,
     cast_loaded,
+    channels_last,
     flat_input_arrays,
     flat_inputs,
 )
@@ -23,7 +24,9 @@ def test_every_shipped_contender_loads_and_is_named_as_its_file(name: str) -> No
 
 
 def test_the_shipped_contenders() -> None:
-    assert contender_names() == ["compile", "eager", "onnxruntime", "openvino", "torch2rt"]
+    assert contender_names() == [
+        "compile", "eager", "graph", "max_autotune", "onnxruntime", "openvino", "torch2rt",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -86,3 +89,24 @@ def test_casting_leaves_integers_alone() -> None:
     assert [value.dtype for value in cast.args] == [torch.bfloat16, torch.int64]  # type: ignore[attr-defined]
     assert cast.kwargs == {"flag": True}
     assert next(cast.model.parameters()).dtype is torch.bfloat16
+
+
+def test_on_a_gpu_contenders_have_variants_of_their_own() -> None:
+    assert load_contender("torch2rt").variants_on("cuda:0").keys() == {
+        "fp32", "tf32", "bf16", "fp16",
+    }
+    assert "fp16" not in load_contender("torch2rt").variants_on("cpu")
+    assert load_contender("eager").variants_on("cuda")["fp16"] == ("channels_last", "plain")
+    assert refusal(load_contender("graph"), "fp16", "cpu") is not None
+    assert refusal(load_contender("max_autotune"), "fp16", "cuda:1") is None
+
+
+def test_channels_last_moves_images_and_their_weights() -> None:
+    model = nn.Sequential(nn.Conv2d(4, 8, 3), nn.Flatten(), nn.Linear(32, 2))
+    x = torch.randn(2, 4, 4, 4)
+    expected = model(x)
+    moved = channels_last(LoadedModel(model, (x, 1), {"b": x[0]}))
+    assert moved.args[0].is_contiguous(memory_format=torch.channels_last)
+    assert model[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert moved.args[1] == 1
+    torch.testing.assert_close(moved.model(moved.args[0]), expected)

@@ -22,13 +22,14 @@ if TYPE_CHECKING:
 
 OURS = "torch2rt"
 PEERS = ("eager", "compile", "onnxruntime", "openvino")
+GPU_PEERS = ("eager", "graph", "compile", "max_autotune")
 
 
 def bench(
     model: nn.Module | str,
     inputs: object = None,
     *,
-    vs: Sequence[str] = PEERS,
+    vs: Sequence[str] | None = None,
     precision: Sequence[str] = ("fp32",),
     device: str = "cpu",
     threads: int = 2,
@@ -41,16 +42,20 @@ def bench(
     float64_reference: bool = False,
     realtime: bool = False,
     seed: int = 0,
+    timing_cache: str | Path | None = None,
+    tune_budget_s: float | None = None,
 ) -> BenchResult:
     """Measure torch2rt (unless ``ours`` is False) and the contenders in ``vs`` on one model.
 
     ``model`` is a module with the ``inputs`` of one call (a tensor, a tuple, or a mapping of
     keyword arguments), or names a factory that returns both: ``package.module:factory`` or
-    ``path/to/file.py:factory``. ``vs`` holds names of `PEERS` or ``module:Class`` of a
-    `Contender` of your own. Each is built in a process of its own with ``threads`` threads,
-    checked against eager fp32 (or float64), and then timed in ``rounds`` interleaved rounds per
-    precision; one that is missing, cannot run the model, or is wrong is a row that says so.
-    Rows also go to ``output_csv``. ``realtime`` (root only) keeps a busy machine's noise out.
+    ``path/to/file.py:factory``. ``vs`` holds names of contenders (default: `PEERS`, on a GPU
+    `GPU_PEERS`) or ``module:Class`` of a `Contender` of your own. Each is built in a process of
+    its own with ``threads`` threads, checked against eager fp32 (on a GPU and on request float64),
+    and then timed in ``rounds`` interleaved rounds per precision; one that is missing, cannot run
+    the model, or is wrong is a row that says so.
+    On a GPU inputs and outputs stay there and times are those of CUDA events. Rows also go to
+    ``output_csv``. ``realtime`` (root only) keeps a busy machine's noise out.
 
     Raises:
         BenchModelError: the model cannot be had from what was given.
@@ -59,13 +64,22 @@ def bench(
         ConfigError: an option cannot be used.
     """
     options = BenchOptions(
-        tuple(precision), device, threads, rounds, warmup, float64_reference, realtime, seed
+        tuple(precision), device, threads, rounds, warmup,
+        use_float64=float64_reference or device.startswith("cuda"), realtime=realtime, seed=seed,
+        timing_cache=str(timing_cache) if timing_cache is not None else None,
+        tune_budget_s=tune_budget_s,
     )
-    names = ((OURS,) if ours else ()) + tuple(n for n in dict.fromkeys(vs) if n != OURS)
+    peers = vs if vs is not None else default_peers(device)
+    names = ((OURS,) if ours else ()) + tuple(n for n in dict.fromkeys(peers) if n != OURS)
     result = _measure(model, inputs, names, options, name, progress)
     if output_csv is not None:
         write_result(result, Path(output_csv))
     return result
+
+
+def default_peers(device: str) -> tuple[str, ...]:
+    """Who is measured beside torch2rt unless the caller says."""
+    return GPU_PEERS if device.startswith("cuda") else PEERS
 
 
 def _measure(

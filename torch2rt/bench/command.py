@@ -7,7 +7,7 @@ import sys
 from datetime import date
 from pathlib import Path
 
-from torch2rt.bench.api import OURS, PEERS, bench
+from torch2rt.bench.api import GPU_PEERS, OURS, PEERS, bench
 from torch2rt.bench.options import TOLERANCES
 from torch2rt.errors import Torch2rtError
 
@@ -18,12 +18,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "model", help="package.module:factory or file.py:factory, returning (model, inputs)"
     )
     parser.add_argument(
-        "--vs", type=_names, default=PEERS, metavar="A,B", help=f"default {','.join(PEERS)}"
+        "--vs", type=_names, metavar="A,B",
+        help=f"default {','.join(PEERS)}; on a GPU {','.join(GPU_PEERS)}",
     )
     parser.add_argument(
         "--precision", type=_names, default=("fp32",), metavar="P,Q", help=", ".join(TOLERANCES)
     )
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--device", default="cpu", help="cpu (default), cuda or cuda:1")
     parser.add_argument("--threads", type=int, default=2, help="of every contender")
     parser.add_argument("--rounds", type=int, default=20, help="counted rounds per precision")
     parser.add_argument("--warmup", type=int, default=2, help="rounds before them")
@@ -32,6 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", type=Path, metavar="FILE.csv", help="default bench_<name>_<date>.csv"
     )
+    parser.add_argument("--timing-cache", type=Path, help="of torch2rt; default none")
+    parser.add_argument("--tune-budget", type=float, metavar="S", help="of torch2rt, seconds")
     parser.add_argument("--float64", action="store_true", help="check against the model in float64")
     parser.add_argument("--peers-only", action="store_true", help=f"measure without {OURS} itself")
     parser.add_argument(
@@ -60,6 +63,8 @@ def main(args: argparse.Namespace) -> int:
             float64_reference=args.float64,
             realtime=args.realtime,
             seed=args.seed,
+            timing_cache=args.timing_cache,
+            tune_budget_s=args.tune_budget,
         )
     except (Torch2rtError, OSError) as error:
         print(f"torch2rt bench: {error}", file=sys.stderr)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -43,7 +44,21 @@ LIBRARIES = (
     "triton",
     "cupy-cuda13x",
     "nvidia-cudnn-frontend",
+    "nvidia-cudnn-cu13",
+    "nvidia-cublas",
+    "nvidia-cuda-nvrtc",
 )
+# What nvidia-smi is asked for, and what the card calls it.
+_GPU_FIELDS = {
+    "name": "",
+    "driver_version": "driver",
+    "memory.total": "memory",
+    "clocks.max.sm": "sm clock at most",
+    "clocks.sm": "now",
+    "clocks.mem": "memory clock",
+    "power.limit": "power limit",
+    "temperature.gpu": "degrees",
+}
 NOT_INSTALLED = "not installed"
 UNKNOWN = "unknown"
 
@@ -72,8 +87,27 @@ def machine_card() -> MachineCard:
         "os": f"{platform.system()} {platform.release()} ({platform.libc_ver()[1] or 'libc ?'})",
         "python": f"{platform.python_version()} {sys.implementation.name}",
     }
+    facts.update(_gpu_facts())
     facts.update({name: library_version(name) for name in LIBRARIES})
     return MachineCard(facts)
+
+
+def _gpu_facts() -> dict[str, str]:
+    """What ``nvidia-smi`` tells of each GPU; nothing where there is none."""
+    command = ["nvidia-smi", f"--query-gpu={','.join(_GPU_FIELDS)}", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    facts = {}
+    for index, line in enumerate(done.stdout.splitlines()):
+        values = [value.strip() for value in line.split(",")]
+        told = (
+            f"{name} {value}".lstrip()
+            for name, value in zip(_GPU_FIELDS.values(), values, strict=False)
+        )
+        facts[f"gpu {index}"] = ", ".join(told)
+    return facts
 
 
 def usable_cores() -> int:

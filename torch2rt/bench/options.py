@@ -32,6 +32,7 @@ class BenchOptions:
     order, each after ``settle_s`` of silence in which the threads of the one before go to sleep.
     The first ``warmup`` rounds are not counted. With ``realtime``, turns run before everything
     else on the machine, which takes root's rights and keeps a busy machine's noise out.
+    ``timing_cache`` and ``tune_budget_s`` go to contenders that choose kernels by timing.
     """
 
     precision: tuple[str, ...] = ("fp32",)
@@ -47,6 +48,8 @@ class BenchOptions:
     warm_s: float = 0.03
     settle_s: float = 0.01
     build_timeout_s: float = 900.0
+    timing_cache: str | None = None
+    tune_budget_s: float | None = None
     turn_timeout_s: float = 120.0
 
     def __post_init__(self) -> None:

@@ -51,6 +51,8 @@ class Build:
     reference: str
     folder: str
     realtime: bool = False
+    timing_cache: str | None = None
+    tune_budget_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +91,15 @@ class TurnDone:
 
     ``median_ms`` is over the calls of the turn. ``cpu_s`` is the processor time the worker used
     in the turn, ``idle_cpu_s`` what it used between its last turn and this one: threads that
-    spin while others are measured show there.
+    spin while others are measured show there. ``latency_ms``: on a GPU, where ``median_ms`` is
+    of calls enqueued one behind the other, that of calls waited for one by one.
     """
 
     median_ms: float
     calls: int
     cpu_s: float
     idle_cpu_s: float
+    latency_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,7 @@ class Entrant:
     build_s: float | None = None
     worker: Worker | None = None
     rounds_ms: list[float] = field(default_factory=list)
+    latencies_ms: list[float] = field(default_factory=list)
     idle_cpu_s: float = 0.0
     # Time of the other variants in one turn each, for the notes.
     also: list[str] = field(default_factory=list)
@@ -96,9 +97,12 @@ def ask(entrant: Entrant, order: Message, timeout_s: float) -> Message | None:
     return answer
 
 
-def build_entrant(entrant: Entrant, order: Build, options: BenchOptions) -> None:
+def build_entrant(
+    entrant: Entrant, order: Build, options: BenchOptions, limit_s: float | None = None
+) -> None:
     """Build, and drop what is wrong before any time is taken."""
-    answer = ask(entrant, order, options.build_timeout_s)
+    timeout_s = min(options.build_timeout_s, limit_s or options.build_timeout_s)
+    answer = ask(entrant, order, timeout_s)
     if not isinstance(answer, Built):
         return
     entrant.version, entrant.error, entrant.build_s = answer.version, answer.error, answer.build_s
@@ -156,6 +160,7 @@ def run_rounds(
             disturbance.ours_s += done.cpu_s + done.idle_cpu_s
             if index >= options.warmup:
                 entrant.rounds_ms.append(done.median_ms)
+                entrant.latencies_ms += [done.latency_ms] if done.latency_ms is not None else []
                 entrant.idle_cpu_s += done.idle_cpu_s
         busy_after = busy_seconds()
         if busy_before is not None and busy_after is not None:

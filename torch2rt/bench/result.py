@@ -26,6 +26,8 @@ class BenchRow:
     Times are milliseconds per call: the median over the rounds and its 10 % and 90 % quantiles.
     ``error`` is relative to eager (Euclidean norms), ``build_s`` includes the first call.
     ``ratio_to_best_peer`` compares with the quickest peer, round by round: below 1 is a win.
+    ``latency_ms`` is of calls that are waited for one by one, on a GPU, where the others are
+    enqueued one behind the other. ``error_over_eager`` compares errors with eager's.
     What was not measured is None, and ``status`` and ``notes`` say why.
     """
 
@@ -46,6 +48,8 @@ class BenchRow:
     ratio_to_best_peer: float | None = None
     notes: str = ""
     measured_at: str = ""
+    latency_ms: float | None = None
+    error_over_eager: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +94,17 @@ def with_ratios(
         row
         if row.median_ms is None
         else replace(row, ratio_to_best_peer=_paired_ratio(rounds_ms[row.contender], best))
+        for row in rows
+    ]
+
+
+def with_error_ratios(rows: Sequence[BenchRow]) -> list[BenchRow]:
+    """The rows, all of one model and precision, with their errors over eager's."""
+    eager = next((row.error for row in rows if row.contender == "eager"), None)
+    if not eager:
+        return list(rows)
+    return [
+        row if row.error is None else replace(row, error_over_eager=row.error / eager)
         for row in rows
     ]
 

@@ -26,9 +26,9 @@ from torch2rt.bench.race import (
     quickest_variant,
     run_rounds,
 )
-from torch2rt.bench.result import NO_MODEL, OK, BenchRow, with_ratios
+from torch2rt.bench.result import NO_MODEL, OK, BenchRow, with_error_ratios, with_ratios
 from torch2rt.bench.source import FACTORY_REMEDY, ModelSource
-from torch2rt.bench.statistics import summarise
+from torch2rt.bench.statistics import median, summarise
 
 # Idle threads or other processes that use more of the machine than this are told in the notes.
 NOTEWORTHY_SHARE = 0.05
@@ -102,7 +102,7 @@ class Run:
                 entrant.close()
         rows = [self._row(entrant, precision, disturbance, started) for entrant in entrants]
         rounds_ms = {entrant.contender: tuple(entrant.rounds_ms) for entrant in entrants}
-        self.rows += with_ratios(rows, rounds_ms)
+        self.rows += with_ratios(with_error_ratios(rows), rounds_ms)
         self.rounds_ms |= {(precision, name): times for name, times in rounds_ms.items()}
 
     def _bar(self, text: str, total: int) -> tqdm[None]:
@@ -114,7 +114,8 @@ class Run:
         refused = refusal(contender, precision, self.options.device)
         if refused is not None:
             return Entrant(name, status=refused.status, reason=refused.reason)
-        built = [self._build(name, item, precision) for item in contender.variants[precision]]
+        variants = contender.variants_on(self.options.device)[precision]
+        built = [self._build(name, item, precision) for item in variants]
         return quickest_variant(built, self.options)
 
     def _build(self, contender: str, variant: str, precision: str) -> Entrant:
@@ -132,8 +133,10 @@ class Run:
             str(self.reference),
             str(folder),
             self.options.realtime,
+            self.options.timing_cache,
+            self.options.tune_budget_s,
         )
-        build_entrant(entrant, order, self.options)
+        build_entrant(entrant, order, self.options, self.contenders[contender].build_limit_s)
         return entrant
 
     def _row(
@@ -162,6 +165,7 @@ class Run:
             p10_ms=summary.p10_ms,
             p90_ms=summary.p90_ms,
             rounds=summary.rounds,
+            latency_ms=median(entrant.latencies_ms) if entrant.latencies_ms else None,
         )
 
 

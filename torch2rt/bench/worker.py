@@ -21,6 +21,7 @@ from torch2rt.bench.contenders import Contender, load_contender
 from torch2rt.bench.contenders.adapter import cast_loaded
 from torch2rt.bench.contenders.base import BuildRequest
 from torch2rt.bench.errors import BenchModelError
+from torch2rt.bench.gpu_turn import run_gpu_turn
 from torch2rt.bench.machine import library_version
 from torch2rt.bench.priority import realtime_turn
 from torch2rt.bench.protocol import (
@@ -37,9 +38,12 @@ from torch2rt.bench.protocol import (
 )
 from torch2rt.bench.result import FAILED, NO_MODEL
 from torch2rt.bench.values import Array, flat_arrays, relative_error
+from torch2rt.inspect.verify import exact_float32
 
 # A single call shorter than this is timed in groups: reading the clock costs about 0.1 us.
 SHORTEST_SAMPLE_S = 100e-6
+# Calls on a GPU before the one whose result is checked: CUDA graphs are recorded in them.
+GPU_WARM_UP_CALLS = 3
 
 
 def main(descriptor: int) -> None:
@@ -64,17 +68,18 @@ def _serve(connection: Connection, order: Build) -> None:
     call, built = build(contender, order)
     send(connection, built)
     with contender.context():
-        _serve_turns(connection, call)
+        _serve_turns(connection, call, order.device.startswith("cuda"))
 
 
-def _serve_turns(connection: Connection, call: Callable[[], object]) -> None:
+def _serve_turns(connection: Connection, call: Callable[[], object], is_on_gpu: bool) -> None:
     gc.collect()
     gc.freeze()
     cpu_s = time.process_time()
     while isinstance(order := receive(connection), Turn):
         idle_cpu_s = time.process_time() - cpu_s
         with realtime_turn(order.realtime):
-            done = run_turn(call, order, idle_cpu_s)
+            take = take_gpu_turn if is_on_gpu else run_turn
+            done = take(call, order, idle_cpu_s)
         send(connection, done)
         cpu_s = time.process_time()
 
@@ -84,15 +89,20 @@ def build(contender: Contender, order: Build) -> tuple[Callable[[], object], Bui
     torch.set_num_threads(order.threads)
     loaded = order.source.load()
     request = BuildRequest(
-        loaded, order.variant, order.precision, order.device, order.threads, Path(order.folder)
+        loaded, order.variant, order.precision, order.device, order.threads, Path(order.folder),
+        Path(order.timing_cache) if order.timing_cache else None, order.tune_budget_s,
     )
     started = time.perf_counter()
     quiet = order.realtime and contender.times_while_building
     with contender.context(), realtime_turn(quiet):
         call = contender.build(request)
-        outputs = call()
-    build_s = time.perf_counter() - started
-    error = relative_error(flat_arrays(outputs), read_reference(Path(order.reference)))
+        arrays = flat_arrays(call())
+        build_s = time.perf_counter() - started
+        if request.is_on_gpu:
+            for _ in range(GPU_WARM_UP_CALLS):
+                call()
+            arrays = flat_arrays(call())
+    error = relative_error(arrays, read_reference(Path(order.reference)))
     version = library_version(contender.packages[0]) if contender.packages else ""
     return call, Built(version, build_s, error)
 
@@ -104,7 +114,7 @@ def make_reference(order: MakeReference) -> Message:
     batch = loaded.batch
     dtype = torch.float64 if order.use_float64 else torch.float32
     loaded = cast_loaded(loaded, dtype, order.device)
-    with torch.inference_mode():
+    with torch.inference_mode(), exact_float32():
         outputs = loaded.model(*loaded.args, **loaded.kwargs)
     np.savez(order.path, *flat_arrays(outputs))
     return ReferenceMade(batch)
@@ -131,6 +141,16 @@ def run_turn(call: Callable[[], object], order: Turn, idle_cpu_s: float) -> Turn
     cpu_s = time.process_time() - cpu_started
     gc.enable()
     return TurnDone(statistics.median(samples) * 1e3, len(samples) * group, cpu_s, idle_cpu_s)
+
+
+def take_gpu_turn(call: Callable[[], object], order: Turn, idle_cpu_s: float) -> TurnDone:
+    """The same on a GPU, by CUDA events."""
+    gc.disable()
+    cpu_started = time.process_time()
+    turn = run_gpu_turn(call, order.seconds, order.min_calls, order.warm_s)
+    cpu_s = time.process_time() - cpu_started
+    gc.enable()
+    return TurnDone(turn.busy_ms, turn.calls, cpu_s, idle_cpu_s, turn.latency_ms)
 
 
 def warm_up(call: Callable[[], object], warm_s: float) -> int:

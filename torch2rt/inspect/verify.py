@@ -92,26 +92,27 @@ def run_engine(engine: Engine, inputs: Sequence[torch.Tensor]) -> list[torch.Ten
 @contextmanager
 def exact_float32() -> Iterator[None]:
     """Inside, torch computes float32 on a GPU in float32: by default its convolutions use TF32."""
-    with _float32_matmuls("ieee"):
+    before = float32_matmuls("ieee")
+    try:
         yield
+    finally:
+        float32_matmuls(*before)
 
 
-@contextmanager
-def _float32_matmuls(mode: str) -> Iterator[None]:
-    """How torch multiplies float32 on a GPU: "ieee" or "tf32"."""
+def float32_matmuls(*modes: str) -> list[str]:
+    """Set how torch multiplies float32 on a GPU, "ieee" or "tf32"; what was set before.
+
+    One mode for all, or one each for products, convolutions and recurrent layers.
+    """
     switches = [
         torch.backends.cuda.matmul,
         torch.backends.cudnn.conv,  # type: ignore[attr-defined]
         torch.backends.cudnn.rnn,
     ]
     before = [switch.fp32_precision for switch in switches]
-    try:
-        for switch in switches:
-            switch.fp32_precision = mode
-        yield
-    finally:
-        for switch, value in zip(switches, before, strict=True):
-            switch.fp32_precision = value
+    for switch, mode in zip(switches, modes * (len(switches) // len(modes)), strict=True):
+        switch.fp32_precision = mode
+    return before
 
 
 def _eager_error(
@@ -125,8 +126,11 @@ def _eager_error(
     if engine.precision in _LOW:
         found = _run_in(network, placed, _LOW[engine.precision])
     elif engine.precision == "tf32":
-        with _float32_matmuls("tf32"):
+        before = float32_matmuls("tf32")
+        try:
             found = _run_in(network, placed, torch.float32)
+        finally:
+            float32_matmuls(*before)
     else:
         found = {n: want.to(device) for n, want in zip(names, expected, strict=True)}
     return {name: relative_error(found[name], exact[name]) for name in names}

@@ -55,7 +55,7 @@ def refusal(contender: Contender, precision: str, device: str) -> Refused | None
     kind = device.partition(":")[0]
     if kind not in contender.devices:
         return Refused(NOT_AVAILABLE, f"does not run on {kind}")
-    if precision not in contender.variants:
+    if precision not in contender.variants_on(device):
         return Refused(NOT_AVAILABLE, f"has no {precision} on {kind}")
     return None
 

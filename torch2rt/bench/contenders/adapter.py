@@ -75,6 +75,23 @@ def cast_loaded(loaded: LoadedModel, dtype: torch.dtype, device: str) -> LoadedM
     )
 
 
+def channels_last(loaded: LoadedModel) -> LoadedModel:
+    """The model and its images with channels innermost. The model is converted in place."""
+
+    def moved(value: object) -> object:
+        if isinstance(value, torch.Tensor) and value.ndim == 4:
+            return value.contiguous(memory_format=torch.channels_last)
+        return value
+
+    model = loaded.model
+    for parameter in model.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return LoadedModel(
+        model, tuple(map(moved, loaded.args)), {k: moved(v) for k, v in loaded.kwargs.items()}
+    )
+
+
 def _tensors(value: object) -> list[torch.Tensor]:
     if isinstance(value, torch.Tensor):
         return [value]

@@ -8,9 +8,8 @@ from typing import ClassVar
 
 import torch
 
-from torch2rt.bench.contenders.adapter import cast_floats
+from torch2rt.bench.contenders.adapter import cast_floats, cast_loaded
 from torch2rt.bench.contenders.base import BuildRequest, Contender
-from torch2rt.bench.contenders.eager import synchronised
 
 
 class Torch2rt(Contender):
@@ -18,25 +17,31 @@ class Torch2rt(Contender):
 
     name = "torch2rt"
     packages: ClassVar = ("torch2rt",)
-    variants: ClassVar = {p: ("engine",) for p in ("fp32", "tf32", "bf16", "fp16", "auto")}
+    variants: ClassVar = {p: ("engine",) for p in ("fp32", "bf16")}
+    cuda_variants: ClassVar = {p: ("engine",) for p in ("fp32", "tf32", "bf16", "fp16")}
     devices: ClassVar = ("cpu", "cuda")
     is_peer = False
     times_while_building = True
 
     def build(self, request: BuildRequest) -> Callable[[], object]:
-        """Convert with the default options and a cold timing cache."""
+        """Convert with the default options; the timing cache is cold unless one is given."""
         import torch2rt
 
         loaded = request.loaded
-        engine = torch2rt.convert(
-            loaded.model,
-            dict(loaded.kwargs) if loaded.kwargs else loaded.args,
-            precision=request.precision,
-            device=request.device,
-            timing_cache=request.folder / "timing_cache.json",
-            threads=request.threads,
-            progress=False,
-        )
+        if request.is_on_gpu:
+            loaded = cast_loaded(loaded, torch.float32, request.device)
+        # torch.export takes other operators apart where inference mode is on.
+        with torch.inference_mode(False), torch.no_grad():
+            engine = torch2rt.convert(
+                loaded.model,
+                dict(loaded.kwargs) if loaded.kwargs else loaded.args,
+                precision=request.precision,
+                device=request.device,
+                timing_cache=request.timing_cache or request.folder / "timing_cache.json",
+                threads=request.threads,
+                tune_budget_s=request.tune_budget_s,
+                progress=False,
+            )
         args = tuple(cast_floats(v, torch.float32, request.device) for v in loaded.args)
         kwargs = {
             k: cast_floats(v, torch.float32, request.device) for k, v in loaded.kwargs.items()
@@ -45,8 +50,8 @@ class Torch2rt(Contender):
         def call() -> object:
             return engine(*args, **kwargs)
 
-        return synchronised(call, request.device)
+        return call
 
     def context(self) -> AbstractContextManager[object]:
         """An engine refuses inputs that want gradients."""
-        return torch.no_grad()
+        return torch.inference_mode()
