@@ -12,8 +12,9 @@ THREADS = 256
 
 
 def triangle_source(item_bytes: int, vector: int, upper: bool) -> str:
-    """The kernel for vectors of ``vector`` items; arguments: source, target, vectors, rows,
-    vectors of a row, diagonal.
+    """The kernel for vectors of ``vector`` items.
+
+    Arguments: source, target, vectors, rows, vectors of a row, diagonal.
     """
     item = vector_type(item_bytes)
     keeps = ">=" if upper else "<="

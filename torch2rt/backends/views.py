@@ -120,15 +120,28 @@ def pitched_part(
     return Part(offset * spec.dtype.itemsize_bytes, run if axes else 0, pitch)
 
 
+def keeps_runs(source: TensorSpec, target: TensorSpec) -> bool:
+    """Whether the source's runs are whole trailing axes of the target, whose bytes are the same."""
+    if source.is_dense:
+        return target.is_dense
+    sizes = [target.shape[axis] for axis in target.memory_order]
+    products = [math.prod(sizes[first:]) for first in range(len(sizes) + 1)]
+    is_same = target.is_dense or (target.run, target.pitch) == (source.run, source.pitch)
+    return is_same and source.run in products
+
+
+def whole_view(source: TensorSpec) -> View:
+    """The output as all of the input, in its runs if it is pitched."""
+    return View(("output", 0), ("input", 0), 0, source.run, source.pitch)
+
+
 def is_reshape_view(source: TensorSpec, target: TensorSpec) -> bool:
     """Whether the elements of both, in row-major order, are in the same order in memory."""
     if all(canonical_layout(tensor) is Layout.PLAIN for tensor in (source, target)):
         return True
-    # In other layouts: batch and channels stay, the space keeps its order of axes but for ones.
+    # In other layouts batch and channels must stay; the space is in row-major order in all of them.
     is_same = source.layout is target.layout and source.shape[:2] == target.shape[:2]
-    if not is_same or source.layout is Layout.PLAIN:
-        return False
-    return _without_ones(source.shape[2:]) == _without_ones(target.shape[2:])
+    return is_same and source.layout is not Layout.PLAIN
 
 
 def is_transpose_view(
@@ -138,10 +151,6 @@ def is_transpose_view(
     before = [(axis.axis, axis.size, axis.unit) for axis in _long_axes(source)]
     after = [(permutation[axis.axis], axis.size, axis.unit) for axis in _long_axes(target)]
     return before == after and source.size_bytes == target.size_bytes
-
-
-def _without_ones(sizes: Sequence[int]) -> list[int]:
-    return [size for size in sizes if size != 1]
 
 
 def _long_axes(spec: TensorSpec) -> list[MemoryAxis]:

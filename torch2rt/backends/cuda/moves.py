@@ -6,20 +6,27 @@ import abc
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from torch2rt.backends.cuda.constants import operand
 from torch2rt.backends.cuda.cpp import cpp_kernel
 from torch2rt.backends.cuda.device import current_device
-from torch2rt.backends.cuda.launch import I32, I64, Argument, In, KernelPrepared, Launch, Out, Packed
+from torch2rt.backends.cuda.launch import (
+    I32,
+    Argument,
+    In,
+    KernelPrepared,
+    Launch,
+    Out,
+    Packed,
+)
 from torch2rt.backends.spec import LayerSpec, Layout, LayoutChoice, TensorSpec
 from torch2rt.backends.tactic import Prepared, Refusal, Tactic, Unprepared, Weights
 from torch2rt.kernels.cuda import copy as copy_kernel
 from torch2rt.kernels.cuda import transpose as transpose_kernel
 from torch2rt.kernels.cuda.strided import Axis, count, merge_axes
-from torch2rt.network.dtype import DType
+from torch2rt.network.dtype import Array, DType
 
 VECTOR_BYTES = 16
 _MAX_PARTS = 8  # copies in one launch
@@ -30,6 +37,23 @@ _SMALLEST_TILED = 8  # shorter axes than this are not worth a tile
 def image_layouts(rank: int) -> tuple[Layout, ...]:
     """The layouts of a tensor of that rank: images are channels-last first."""
     return (Layout.CHANNELS_LAST, Layout.PLAIN) if rank in (4, 5) else (Layout.PLAIN,)
+
+
+def layout_pairs(spec: LayerSpec) -> list[LayoutChoice]:
+    """Every layout of the input with every one of the output.
+
+    Between an image and a sequence there is often a tensor [n, c, pixels]: it may be channels-last
+    as well, so that neither of its neighbours moves anything.
+    """
+    return [
+        LayoutChoice((first,), (second,))
+        for first in _any_layouts(spec.inputs[0].rank)
+        for second in _any_layouts(spec.outputs[0].rank)
+    ]
+
+
+def _any_layouts(rank: int) -> tuple[Layout, ...]:
+    return (Layout.PLAIN, Layout.CHANNELS_LAST) if rank == 3 else image_layouts(rank)
 
 
 def same_layouts(spec: LayerSpec) -> Sequence[LayoutChoice]:
@@ -63,18 +87,21 @@ def ordered(axes: Sequence[Axis]) -> list[Axis]:
     return merged or [Axis(1, (1,) * (len(axes[0].strides) if axes else 2))]
 
 
-def pattern_of(value: float | int | bool, dtype: DType) -> int:
-    """8 bytes of elements of that value, as a signed number. Raises Unprepared for float8."""
+def stored(values: Array, dtype: DType) -> Array:
+    """Numbers as arrays of a dtype store them. Raises Unprepared for float8 other than 0."""
     if dtype is DType.BFLOAT16:
-        wide = np.asarray(value, np.float32)[None].view(np.uint32).astype(np.uint64)
-        rounded = wide + np.uint64(0x7FFF) + ((wide >> np.uint64(16)) & np.uint64(1))
-        bits = (wide if np.isnan(np.float32(value)) else rounded) >> np.uint64(16)
-        element = bits.astype(np.uint16)
-    elif dtype is DType.FLOAT8_E4M3 and value != 0:
-        raise Unprepared(f"{value} as float8")
-    else:
-        with np.errstate(over="ignore"):
-            element = np.asarray([value]).astype(dtype.numpy)
+        bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+        rounded = (bits + (0x7FFF + ((bits >> 16) & 1))) >> 16
+        return np.where(np.isnan(values), 0x7FC0, rounded).astype(np.uint16)
+    if dtype is DType.FLOAT8_E4M3 and np.any(values != 0):
+        raise Unprepared("numbers as float8")
+    with np.errstate(over="ignore"):
+        return values.astype(dtype.numpy)
+
+
+def pattern_of(value: float | int | bool, dtype: DType) -> int:
+    """8 bytes of elements of that value, as a signed number."""
+    element = stored(np.asarray([value]), dtype)
     return int(np.tile(element, 8 // dtype.itemsize_bytes).view(np.int64)[0])
 
 
@@ -284,7 +311,8 @@ def _transpose_launch(weights: Weights, copy: Copy, first: int, second: int) -> 
 
 
 def flat_launch(
-    weights: Weights, name: str, source: str, threads: int, total: int, arguments: Sequence[Any]
+    weights: Weights, name: str, source: str, threads: int, total: int,
+    arguments: Sequence[Argument],
 ) -> Launch:
     """A launch of one thread for each of ``total`` things."""
     kernel = cpp_kernel(weights, name, source)
@@ -293,6 +321,6 @@ def flat_launch(
     )
 
 
-def pattern(value: int) -> I64:
-    """A pattern of 8 bytes as an argument."""
-    return I64(value)
+def largest_vector(size_bytes: int) -> int:
+    """Bytes of the widest vectors that fill so many bytes."""
+    return math.gcd(VECTOR_BYTES, size_bytes)

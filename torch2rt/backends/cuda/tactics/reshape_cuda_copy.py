@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from torch2rt.backends.cuda.moves import Copy, CopyMove, image_layouts, part_of
+from torch2rt.backends.cuda.moves import Copy, CopyMove, layout_pairs, part_of
 from torch2rt.backends.spec import LayerSpec, LayoutChoice, TensorSpec
 from torch2rt.backends.tactic import Unprepared, Weights
 from torch2rt.kernels.cuda.strided import Axis
@@ -19,12 +19,7 @@ class ReshapeCopy(CopyMove):
 
     def layouts(self, spec: LayerSpec) -> Sequence[LayoutChoice]:
         """All pairs for which there are common axes."""
-        choices = [
-            LayoutChoice((first,), (second,))
-            for first in image_layouts(spec.inputs[0].rank)
-            for second in image_layouts(spec.outputs[0].rank)
-        ]
-        return [choice for choice in choices if _axes(spec.with_layouts(choice)) is not None]
+        return [c for c in layout_pairs(spec) if _axes(spec.with_layouts(c)) is not None]
 
     def takes_pitch(self, spec: LayerSpec) -> bool:
         """Where there are common axes."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from torch2rt.backends.cuda.moves import Copy, CopyMove, image_layouts, part_of
+from torch2rt.backends.cuda.moves import Copy, CopyMove, layout_pairs, part_of
 from torch2rt.backends.kinds import kind_of
 from torch2rt.backends.spec import LayerSpec, LayoutChoice
 from torch2rt.backends.tactic import Weights
@@ -21,11 +21,7 @@ class TransposeCopy(CopyMove):
 
     def layouts(self, spec: LayerSpec) -> Sequence[LayoutChoice]:
         """All pairs."""
-        return [
-            LayoutChoice((first,), (second,))
-            for first in image_layouts(spec.inputs[0].rank)
-            for second in image_layouts(spec.outputs[0].rank)
-        ]
+        return layout_pairs(spec)
 
     def copies(self, spec: LayerSpec, weights: Weights) -> Sequence[Copy]:
         """One."""

@@ -1,0 +1,86 @@
+"""Take, gather and advanced indexing, reading and writing, as one walk over several operands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch2rt.backends.cuda.constants import operand
+from torch2rt.backends.cuda.launch import I32, I64, Argument, Launch, Out
+from torch2rt.backends.cuda.moves import (
+    axis_arguments,
+    flat_launch,
+    in_vectors,
+    missing_pattern,
+    ordered,
+    vector_items,
+)
+from torch2rt.backends.spec import LayerSpec, TensorSpec
+from torch2rt.backends.tactic import Weights
+from torch2rt.kernels.cuda import gather as gather_kernel
+from torch2rt.kernels.cuda.prelude import c_type
+from torch2rt.kernels.cuda.strided import Axis, count
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """An index tensor: which input it is, and the stride and length of the axis it indexes."""
+
+    input: int
+    stride: int
+    length: int
+
+
+def lookup_launch(
+    spec: LayerSpec, weights: Weights, axes: Sequence[Axis], lookups: Sequence[Lookup], *,
+    source: int = 0, is_write: bool = False,
+) -> Launch:
+    """One thread per vector. Strides of ``axes``: to, from, then one per index tensor.
+
+    The indexed axis is the input's, or with ``is_write`` the output's.
+    """
+    target = spec.outputs[0]
+    item = target.dtype.itemsize_bytes
+    walk = ordered(axes)
+    indexed = [lookup.stride for lookup in lookups]
+    # Within a vector no index may change.
+    is_along = any(walk[-1].strides[2:]) or walk[-1].strides[:2] != (1, 1)
+    vector = 1 if is_along else vector_items(walk, item, indexed)
+    walk = list(in_vectors(walk, vector))
+    arguments: list[Argument] = [operand(spec, weights, source), Out(0)]
+    arguments += [operand(spec, weights, lookup.input) for lookup in lookups]
+    arguments += [I32(count(walk)), I64(missing_pattern(target.dtype))]
+    for lookup in lookups:
+        arguments += [I32(lookup.stride // vector), I32(lookup.length)]
+    operands = (1, 0, *range(2, 2 + len(lookups)))
+    arguments += axis_arguments(walk, len(walk), operands)
+    types = [c_type(spec.inputs[lookup.input].dtype) for lookup in lookups]
+    code = gather_kernel.gather_source(item * vector, len(walk), types, is_write)
+    return flat_launch(
+        weights, gather_kernel.NAME, code, gather_kernel.THREADS, count(walk), arguments
+    )
+
+
+def indexed_axes(
+    x: TensorSpec, axes: Sequence[int], indices: Sequence[TensorSpec]
+) -> list[tuple[int, int, tuple[int, ...]]]:
+    """Advanced indexing: (size, stride in x, stride per index tensor) of the result's axes.
+
+    As numpy and torch order them: the broadcast axes stand where the indexed ones were if those
+    are neighbours, else in front.
+    """
+    rank = max(index.rank for index in indices)
+    together = []
+    for position in range(rank):
+        sizes, strides = [], []
+        for index in indices:
+            at = position - (rank - index.rank)
+            size = index.shape[at] if at >= 0 else 1
+            sizes.append(size)
+            strides.append(index.strides[at] if size > 1 else 0)
+        together.append((max(sizes), 0, tuple(strides)))
+    none = (0,) * len(indices)
+    kept = [(x.shape[a], x.strides[a], none) for a in range(x.rank) if a not in axes]
+    is_one_block = axes[-1] - axes[0] + 1 == len(axes)
+    front = axes[0] if is_one_block else 0
+    return [*kept[:front], *together, *kept[front:]]
