@@ -7,6 +7,7 @@ import pytest
 import torch
 from cuda_compile import compile_for_all
 from kernel_testing import run_kernel
+from layer_testing import as_double
 
 from torch2rt import expression as ex
 from torch2rt.backends.cuda.print_cpp import compute_type, missing_op, print_cpp
@@ -25,10 +26,8 @@ CASTS = [name for name in OPS if name.startswith("to_") and "float8" not in name
 FLOAT_OPS = [
     name for name in OPS if not name.startswith(("to_", "bitwise"))
 ]
-# Torch's vectorised gelu gives NaN for infinity; ours the limit.
 UNDEFINED = {
-    "gelu": lambda x, *_: x.isinf(), "gelu_tanh": lambda x, *_: x.isinf(),
-    # Sums of large terms that cancel, where one rounding more or less decides.
+    # Differences of large terms that cancel, where one rounding more or less decides.
     "floordiv": lambda x, y, *_: (x / y).abs() > 1e7, "tan": lambda x, *_: x.abs() > 1e6,
     "remainder": lambda x, y, *_: (x / y).abs() > 1e30,
 }
@@ -84,7 +83,7 @@ def assert_same(got, want, ignored=None):
         return
     # Results that only just are subnormal may be flushed.
     torch.testing.assert_close(
-        got, want, rtol=RELATIVE[want.dtype], atol=1e-37 if want.dtype.itemsize >= 4 else 1e-6,
+        got, want, rtol=RELATIVE[want.dtype], atol=1e-36 if want.dtype.itemsize >= 4 else 1e-6,
         equal_nan=True,
     )
 
@@ -105,7 +104,16 @@ def test_ops_on_floats(cuda_device, op, dtype):
     expression = expression_of(op)
     inputs = operands(ex.arity(expression), dtype)
     want = ex.evaluate_torch(expression, inputs)
+    if dtype is torch.float32 and op not in ("floordiv", "truncdiv") and want.is_floating_point():
+        # Torch's own float32 functions overflow early and its fmod is off for small divisors.
+        want = ex.evaluate_torch(expression, [as_double(x) for x in inputs]).float()
     got = evaluate(expression, inputs, dtype_from_torch(want.dtype))
+    if op.startswith("gelu"):  # 1 + erf cancels
+        torch.testing.assert_close(
+            got[~inputs[0].isinf()], want[~inputs[0].isinf()], rtol=RELATIVE[dtype], atol=4e-7,
+            equal_nan=True,
+        )
+        return
     assert_same(got, want, UNDEFINED[op](*inputs) if op in UNDEFINED else None)
 
 

@@ -148,7 +148,7 @@ def _floating(dtype: DType) -> DType:
 
 
 def _arithmetic(operator: str, boolean: str) -> _Print:
-    """a + b; booleans are combined by a logical operator, small integers wrap."""
+    """Sum and the like; booleans are combined by a logical operator, small integers wrap."""
 
     def show(x: Printed, y: Printed) -> Printed:
         dtype = _common(x, y)
@@ -168,7 +168,7 @@ def _divide(x: Printed, y: Printed) -> Printed:
 
 
 def _function(name: str, *, is_floating: bool = False) -> _Print:
-    """name<T>(x, ...) of operands of one type T."""
+    """Call of a function of operands of one type T."""
 
     def show(*values: Printed) -> Printed:
         dtype = _common(*values)
@@ -181,7 +181,7 @@ def _function(name: str, *, is_floating: bool = False) -> _Print:
 
 
 def _typed_first(name: str, *, is_floating: bool = False) -> _Print:
-    """name(x, ...) where x alone decides the type."""
+    """Call of a function whose first operand alone decides the type."""
 
     def show(x: Printed, *rest: Printed) -> Printed:
         dtype = _floating(x.dtype) if is_floating else x.dtype
@@ -248,7 +248,7 @@ def _where(condition: Printed, yes: Printed, no: Printed) -> Printed:
 
 
 def _is_not_finite(name: str) -> _Print:
-    """isnan, isinf: never true for integers."""
+    """Tests of floats: never true for integers."""
 
     def show(x: Printed) -> Printed:
         if not x.dtype.is_float:
