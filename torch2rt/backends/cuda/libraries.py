@@ -10,6 +10,7 @@ from pathlib import Path
 # Sonames by library, newest first.
 _SONAMES = {
     "cuda": ("libcuda.so.1",),
+    "cudart": ("libcudart.so.13", "libcudart.so.12"),
     "nvrtc": ("libnvrtc.so.13", "libnvrtc.so.12"),
     "cudnn": ("libcudnn.so.9",),
     "cublasLt": ("libcublasLt.so.13", "libcublasLt.so.12"),
@@ -22,7 +23,7 @@ class LibraryMissing(Exception):
 
 @cache
 def load_library(name: str) -> ctypes.CDLL:
-    """One of NVIDIA's libraries: "cuda", "nvrtc", "cudnn" or "cublasLt".
+    """One of NVIDIA's libraries: "cuda", "cudart", "nvrtc", "cudnn" or "cublasLt".
 
     Loaded globally, so that a library that asks for it by name finds this one. LibraryMissing
     when it is nowhere.

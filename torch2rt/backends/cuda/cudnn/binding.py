@@ -1,0 +1,53 @@
+"""The package ``cudnn`` (nvidia-cudnn-frontend) with the libraries it needs, without torch."""
+
+from __future__ import annotations
+
+import threading
+from functools import cache
+from typing import Any
+
+from torch2rt.backends.cuda.libraries import LibraryMissing, load_library
+from torch2rt.backends.tactic import Unprepared
+
+# cuDNN and its package open these by name. Without cuBLASLt cuDNN aborts the process.
+_LIBRARIES = ("cudart", "nvrtc", "cublasLt", "cudnn")
+
+# A handle has one stream at a time: held from setting it until the plan is enqueued.
+EXECUTING = threading.Lock()
+
+
+@cache
+def cudnn() -> Any:
+    """The package, its libraries loaded. Unprepared says what is missing."""
+    try:
+        for name in _LIBRARIES:
+            load_library(name)
+        import cudnn
+    except (LibraryMissing, ImportError) as error:
+        raise Unprepared(f"cuDNN cannot be used: {error}") from error
+    return cudnn
+
+
+def failures() -> tuple[type[Exception], ...]:
+    """What the package raises for a graph or plan that cuDNN does not take."""
+    return cudnn().cudnnGraphNotSupportedError, RuntimeError, ValueError
+
+
+def current_gpu() -> int:
+    """Index of the GPU that is current in this thread."""
+    import cupy
+
+    return int(cupy.cuda.runtime.getDevice())
+
+
+@cache
+def _handle_of(gpu: int) -> Any:
+    import cupy
+
+    with cupy.cuda.Device(gpu):
+        return cudnn().create_handle()
+
+
+def current_handle() -> Any:
+    """The cuDNN handle of the current GPU, made once."""
+    return _handle_of(current_gpu())

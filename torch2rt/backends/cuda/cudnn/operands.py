@@ -1,0 +1,57 @@
+"""What the graphs of all layers ask of their operands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch2rt.backends.cuda.cudnn.description import NotInCudnn
+from torch2rt.backends.spec import LayerSpec
+from torch2rt.network.dtype import DType
+
+FLOATS = (DType.FLOAT16, DType.BFLOAT16, DType.FLOAT32)
+
+
+def check_floats(spec: LayerSpec) -> None:
+    """NotInCudnn unless all operands are floats that cuDNN multiplies, of less than 2 ** 31."""
+    for tensor in (*spec.inputs, *spec.outputs):
+        if tensor.dtype not in FLOATS:
+            raise NotInCudnn(f"an operand of {tensor.dtype.value}")
+        if tensor.element_count >= 1 << 31:
+            raise NotInCudnn("a tensor of 2 ** 31 elements or more")
+    main = spec.inputs[: spec.main_count]
+    if len({tensor.dtype for tensor in main}) > 1:
+        raise NotInCudnn("inputs of different dtypes")
+
+
+def vector_size(dtype: DType) -> int:
+    """Elements of 16 bytes, which kernels read at once."""
+    return 16 // dtype.itemsize_bytes
+
+
+def merged(shape: Sequence[int], strides: Sequence[int], what: str) -> tuple[int, int]:
+    """Size and stride of some axes as one. NotInCudnn when their strides do not allow it."""
+    size, stride = 1, 0
+    for axis in reversed(range(len(shape))):
+        if shape[axis] == 1:
+            continue
+        if size != 1 and strides[axis] != stride * size:
+            raise NotInCudnn(f"{what} has gaps between rows")
+        stride = stride if size != 1 else strides[axis]
+        size *= shape[axis]
+    return size, stride
+
+
+def settled(
+    dims: Sequence[int], strides: Sequence[int], order: Sequence[int]
+) -> tuple[int, ...]:
+    """The strides, those of axes of one element as a dense tensor has them.
+
+    ``order`` names the axes from the innermost. CuDNN tells layouts by strides, and axes of one
+    element have none that mean anything.
+    """
+    chosen, size = list(strides), 1
+    for axis in order:
+        if dims[axis] == 1:
+            chosen[axis] = size
+        size = chosen[axis] * dims[axis]
+    return tuple(chosen)
