@@ -131,9 +131,9 @@ def _convert(
         lowered = lower(captured, fallback=config.fallback, name=name)
         oracle = _copy(lowered.network) if config.verify else None
         step("optimize")
-        log = optimize(lowered.network)
+        log = optimize(lowered.network, target=backend.name)
         step("precision")
-        _lower_precision(lowered.network, config.precision, log)
+        _lower_precision(lowered.network, config.precision, log, backend.name)
         step("build")
         engine = build_engine(
             lowered.network, _symbols_of_profiles(lowered.network, config, tensors), backend, cache,
@@ -225,11 +225,11 @@ def split_inputs(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     )
 
 
-def _lower_precision(network: Network, precision: str, log: Log) -> None:
+def _lower_precision(network: Network, precision: str, log: Log, target: str) -> None:
     low = {"bf16": DType.BFLOAT16, "fp16": DType.FLOAT16}.get(precision)
     if low is not None:
         run_passes(network, [LowerPrecision(low)], log=log, check=False)
-        optimize(network, log=log)
+        optimize(network, log=log, target=target)
     elif precision == "tf32":
         run_passes(network, [AllowTf32()], log=log)
 

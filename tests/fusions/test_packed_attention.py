@@ -49,7 +49,7 @@ ALL = (
     ReshapeBeforeTranspose(), MatmulWithoutTransposes(), TransposeIntoAttention(),
     PackedAttention(),
 )
-READ_IN_PLACE = ["matmul", *["slice", "reshape"] * 3, "attention", "reshape", "matmul"]
+READ_IN_PLACE = ["matmul", "reshape", *["slice"] * 3, "attention", "reshape", "matmul"]
 
 
 @pytest.mark.parametrize("batch", ["2", "s0"])
@@ -71,10 +71,11 @@ def test_heads_packed_as_timm_does() -> None:
             f'%{name} = reshape(%{name}0) {{"shape":[2,3,5,4]}} -> float32[2,3,5,4]\n'
         )
     source += '%a = attention(%q, %k, %v) {"scale":0.5} -> float32[2,3,5,4]\noutput a = %a\n'
-    check_fires(PackedAttention(), source, kinds=[*["slice", "reshape"] * 3, "attention"])
+    check_fires(PackedAttention(), source, kinds=["reshape", *["slice"] * 3, "attention"])
 
 
-def test_slices_read_in_place_stay() -> None:
+def test_slices_before_they_are_cut_into_heads() -> None:
+    """What merged projections of query, key and value leave."""
     source = "input %p: float32[2,5,36]\n"
     for index, name in enumerate("qkv"):
         source += (
@@ -82,6 +83,17 @@ def test_slices_read_in_place_stay() -> None:
             f'"steps":[1,1,1]}} -> float32[2,5,12]\n'
             f'%{name} = reshape(%{name}0) {{"shape":[2,5,3,4]}} -> float32[2,5,3,4]\n'
         )
+    source += (
+        '%a = attention(%q, %k, %v) {"scale":0.5,"query_heads_last":true,"key_heads_last":true,'
+        '"value_heads_last":true} -> float32[2,3,5,4]\noutput a = %a\n'
+    )
+    check_fires(PackedAttention(), source, kinds=["reshape", *["slice"] * 3, "attention"])
+
+
+def test_projections_apart_stay() -> None:
+    source = "".join(f"input %{name}0: float32[2,5,12]\n" for name in "qkv")
+    for name in "qkv":
+        source += f'%{name} = reshape(%{name}0) {{"shape":[2,5,3,4]}} -> float32[2,5,3,4]\n'
     source += (
         '%a = attention(%q, %k, %v) {"scale":0.5,"query_heads_last":true,"key_heads_last":true,'
         '"value_heads_last":true} -> float32[2,3,5,4]\noutput a = %a\n'

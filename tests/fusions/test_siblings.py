@@ -81,3 +81,18 @@ def test_matmuls(flag: str) -> None:
 def test_a_matmul_whose_result_is_returned_is_refused() -> None:
     source = MATMUL.format(a="5,4", b="6,4", flag="true") + "output e = %b\n"
     check_refused(MergeSiblingMatmuls(), source, reason="network output")
+
+
+def test_on_a_gpu_wide_siblings_merge_too() -> None:
+    source = HEAD + (
+        convolution("d", "%x, @wide", "float32[2,512,5,5]") + convolution("b", "%x, @wb", B)
+        + tail("d", "b")
+    )
+    check_fires(MergeSiblingConvolutions.for_target("cuda"), source)
+    source = (
+        "input %x: float32[2,3]\nconstant @wq: float32[3,512]\nconstant @wk: float32[3,512]\n"
+        "%q = matmul(%x, @wq) -> float32[2,512]\n%k = matmul(%x, @wk) -> float32[2,512]\n"
+        + pointwise("y", "%q, %k", "mul(i0,i1)", "float32[2,512]") + "output y = %y\n"
+    )
+    check_refused(MergeSiblingMatmuls.for_target("cpu"), source, reason="512 channels")
+    check_fires(MergeSiblingMatmuls.for_target("cuda"), source)

@@ -13,7 +13,7 @@ import inspect
 import pkgutil
 from functools import cache
 from pathlib import Path
-from typing import ClassVar, Generic, TypeVar
+from typing import ClassVar, Generic, Self, TypeVar
 
 from torch2rt.errors import RegistrationError
 from torch2rt.network.layer import Layer
@@ -33,6 +33,11 @@ class Fusion(abc.ABC, Generic[Match]):
     name: ClassVar[str]
     equation: ClassVar[str]
     priority: ClassVar[int] = 50
+
+    @classmethod
+    def for_target(cls, target: str) -> Self:
+        """The fusion as it pays on a backend: "cpu" or "cuda". Default: the same on all."""
+        return cls()
 
     @abc.abstractmethod
     def match(self, network: Network, layer: Layer) -> Match | None:
@@ -85,14 +90,18 @@ class Fuse(Pass):
         return result
 
 
-def fusions_between(low: int, high: int) -> tuple[Fusion[object], ...]:
-    """The fusions with low <= priority < high, in order."""
-    return tuple(fusion for fusion in all_fusions() if low <= fusion.priority < high)
+def fusions_between(low: int, high: int, target: str = "cpu") -> tuple[Fusion[object], ...]:
+    """The fusions with low <= priority < high, in order, as they pay on a backend."""
+    return tuple(fusion for fusion in all_fusions(target) if low <= fusion.priority < high)
+
+
+def all_fusions(target: str = "cpu") -> tuple[Fusion[object], ...]:
+    """One instance for a backend of every fusion of this folder, by priority, then name."""
+    return _fusions_for(target)
 
 
 @cache
-def all_fusions() -> tuple[Fusion[object], ...]:
-    """One instance of every fusion of this folder, by priority, then name."""
+def _fusions_for(target: str) -> tuple[Fusion[object], ...]:
     folder = Path(__file__).parent
     found: dict[str, type[Fusion[object]]] = {}
     for info in pkgutil.iter_modules([str(folder)]):
@@ -108,4 +117,5 @@ def all_fusions() -> tuple[Fusion[object], ...]:
                     second=cls.__module__,
                 )
             found[cls.name] = cls
-    return tuple(cls() for cls in sorted(found.values(), key=lambda cls: (cls.priority, cls.name)))
+    ordered = sorted(found.values(), key=lambda cls: (cls.priority, cls.name))
+    return tuple(cls.for_target(target) for cls in ordered)

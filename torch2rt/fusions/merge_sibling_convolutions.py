@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 
@@ -26,12 +26,20 @@ class MergeSiblingConvolutions(Fusion[Siblings]):
     Fires on convolutions of equal stride, padding, dilation, kernel and epilogue expression,
     without groups: GoogLeNet's three 1x1 convolutions of a block are one.
     Refuses epilogues that read anything but constants per channel, results that are network
-    outputs, and convolutions of 512 channels and more, which fill the machine by themselves.
+    outputs, and on a CPU convolutions of 512 channels and more, which fill it by themselves.
     """
 
     name: ClassVar[str] = "merge_sibling_convolutions"
     equation: ClassVar[str] = "cat(wa x, wb x) = cat(wa, wb) x"
     priority: ClassVar[int] = 80
+
+    def __init__(self, max_channels: int | None = _MAX_CHANNELS) -> None:
+        self._max_channels = max_channels
+
+    @classmethod
+    def for_target(cls, target: str) -> Self:
+        """On a GPU of any size: launches cost more, and slices are read in place."""
+        return cls(None if target == "cuda" else _MAX_CHANNELS)
 
     def match(self, network: Network, layer: Layer) -> Siblings | None:
         """The first of several convolutions of one tensor."""
@@ -51,8 +59,9 @@ class MergeSiblingConvolutions(Fusion[Siblings]):
         if first.kind.groups != 1:
             return Reject("it has groups", first.name)
         for layer in match.layers:
-            if (output_channels(layer) or 0) >= _MAX_CHANNELS:
-                return Reject(f"{layer.name} has {output_channels(layer)} channels", layer.name)
+            channels = output_channels(layer) or 0
+            if self._max_channels is not None and channels >= self._max_channels:
+                return Reject(f"{layer.name} has {channels} channels", layer.name)
         return refusal(network, match)
 
     def rewrite(self, network: Network, match: Siblings) -> Layer:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 
@@ -25,13 +25,21 @@ class MergeSiblingMatmuls(Fusion[Siblings]):
     After:  %qkv = matmul(%x, @w[3k,c], @b[3k])   %q = slice(%qkv)   %k = slice(%qkv)   and %v
     Fires on weights of two axes with equal flags and epilogue expressions.
     Refuses epilogues that read anything but constants per channel, results that are network
-    outputs, and matmuls of 512 channels and more: they fill the machine by themselves, and
-    what reads the slices would have to copy them.
+    outputs, and on a CPU matmuls of 512 channels and more: they fill the machine by themselves,
+    and what reads the slices would have to copy them.
     """
 
     name: ClassVar[str] = "merge_sibling_matmuls"
     equation: ClassVar[str] = "cat(x wa, x wb) = x cat(wa, wb)"
     priority: ClassVar[int] = 80
+
+    def __init__(self, max_channels: int | None = _MAX_CHANNELS) -> None:
+        self._max_channels = max_channels
+
+    @classmethod
+    def for_target(cls, target: str) -> Self:
+        """On a GPU of any size: launches cost more, and slices are read in place."""
+        return cls(None if target == "cuda" else _MAX_CHANNELS)
 
     def match(self, network: Network, layer: Layer) -> Siblings | None:
         """The first of several matmuls of one tensor with constant matrices."""
@@ -47,8 +55,9 @@ class MergeSiblingMatmuls(Fusion[Siblings]):
     def check(self, network: Network, match: Siblings) -> Reject | None:
         """Small, and epilogues that stack."""
         for layer in match.layers:
-            if (output_channels(layer) or 0) >= _MAX_CHANNELS:
-                return Reject(f"{layer.name} has {output_channels(layer)} channels", layer.name)
+            channels = output_channels(layer) or 0
+            if self._max_channels is not None and channels >= self._max_channels:
+                return Reject(f"{layer.name} has {channels} channels", layer.name)
         return refusal(network, match)
 
     def rewrite(self, network: Network, match: Siblings) -> Layer:

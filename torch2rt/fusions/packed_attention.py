@@ -13,8 +13,7 @@ from torch2rt.layers.attention import Attention
 from torch2rt.layers.reshape import Reshape, reshape_target
 from torch2rt.layers.slice import Slice
 from torch2rt.layers.transpose import Transpose
-from torch2rt.network.dim import Dim
-from torch2rt.network.layer import Layer
+from torch2rt.network.layer import Layer, Origin
 from torch2rt.network.network import Network
 from torch2rt.network.tensor import Tensor
 from torch2rt.passes.base import Reject
@@ -48,11 +47,11 @@ class PackedAttention(Fusion[PackedOperands]):
 
     Before: %p = matmul(%x, @w) [l,b,3*h*e]   then reshapes, transposes and slices of %p to
             %q, %k, %v [b,h,l,e]   %a = attention(%q, %k, %v)
-    After:  %t = transpose(%p) [b,l,3*h*e]   %q = reshape(slice(%t)) [b,l,h,e], and %k, %v
-            %a = attention(%q, %k, %v) with heads last
-    Fires when every operand, followed through its rearrangements, is a run of the last axis of one
-    tensor of three axes, cut into heads, and that takes fewer layers. Without the sequence first,
-    there is no transpose.
+    After:  %t = transpose(%p) [b,l,3*h*e]   %r = reshape(%t) [b,l,3*h,e]
+            %q = slice(%r) [b,l,h,e], and %k, %v   %a = attention(%q, %k, %v) with heads last
+    Fires when every operand, followed through its rearrangements, is a run of heads in the last
+    axis of a tensor of three axes, and that takes fewer layers. Without the sequence first, there
+    is no transpose.
     Refuses operands that mix other axes, such as windows.
     """
 
@@ -79,8 +78,9 @@ class PackedAttention(Fusion[PackedOperands]):
         before = {layer for chain in match.chains for layer in chain}
         moved = sum(isinstance(layer.kind, Transpose) for layer in before)
         turned = len({heads.base for heads in match.operands if heads.batch_axis != 0})
+        reshaped = len({(heads.base, heads.size) for heads in match.operands})
         slices = sum(not _is_whole(heads) for heads in match.operands)
-        after = turned + slices + len(match.operands)
+        after = turned + reshaped + slices
         if (turned, after) >= (moved, len(before)):
             return Reject(
                 "its operands are rearranged no more than they must be", match.attention.name
@@ -91,18 +91,14 @@ class PackedAttention(Fusion[PackedOperands]):
         """Slices and reshapes of the bases; the flags of heads last."""
         attention = match.attention
         assert isinstance(attention.kind, Attention)
-        turned: dict[Tensor, Tensor] = {}
+        cut: dict[tuple[Tensor, int], Tensor] = {}
         inputs = list(attention.inputs)
         for index, heads in enumerate(match.operands):
-            base = heads.base
-            if heads.batch_axis != 0:
-                if base not in turned:
-                    turned[base] = network.add(
-                        Transpose((1, 0, 2)), (base,), before=attention,
-                        name=f"{base.name}.batch_first", origins=attention.origins,
-                    ).output
-                base = turned[base]
-            inputs[index] = _operand(network, attention, base, heads, match.chains[index])
+            key = (heads.base, heads.size)
+            origins = merged_origins(*reversed(match.chains[index])) or attention.origins
+            if key not in cut:
+                cut[key] = _cut_into_heads(network, attention, heads, origins)
+            inputs[index] = _operand(network, attention, cut[key], heads, origins)
         kind = dataclasses.replace(attention.kind, **dict.fromkeys(_FLAGS, True))
         network.set_kind(attention, kind)
         network.set_inputs(attention, tuple(inputs))
@@ -114,22 +110,36 @@ class PackedAttention(Fusion[PackedOperands]):
         return attention
 
 
-def _operand(
-    network: Network, attention: Layer, base: Tensor, heads: Heads, chain: tuple[Layer, ...]
+def _cut_into_heads(
+    network: Network, attention: Layer, heads: Heads, origins: tuple[Origin, ...]
 ) -> Tensor:
-    batch, rows, _ = base.shape
-    origins = merged_origins(*reversed(chain)) or attention.origins
-    width = heads.heads * heads.size
-    part = base
-    if not _is_whole(heads):
-        kind = Slice((0, 0, heads.offset), (batch, rows, width), (1, 1, 1))
-        part = network.add(
-            kind, (base,), before=attention, name=f"{attention.name}.part", origins=origins,
+    """The base as [b, l, all heads, e]."""
+    base = heads.base
+    if heads.batch_axis != 0:
+        base = network.add(
+            Transpose((1, 0, 2)), (base,), before=attention, name=f"{base.name}.batch_first",
+            origins=origins,
         ).output
-    shape: tuple[Dim, ...] = (batch, rows, heads.heads, heads.size)
+    width = base.shape[2]
+    assert isinstance(width, int)
+    shape = (*base.shape[:2], width // heads.size, heads.size)
     return network.add(
-        Reshape(reshape_target(part.shape, shape)), (part,), before=attention,
+        Reshape(reshape_target(base.shape, shape)), (base,), before=attention,
         name=f"{attention.name}.heads", origins=origins,
+    ).output
+
+
+def _operand(
+    network: Network, attention: Layer, cut: Tensor, heads: Heads, origins: tuple[Origin, ...]
+) -> Tensor:
+    """The heads of one operand."""
+    if _is_whole(heads):
+        return cut
+    starts = (0, 0, heads.offset // heads.size, 0)
+    sizes = (*cut.shape[:2], heads.heads, heads.size)
+    return network.add(
+        Slice(starts, sizes, (1, 1, 1, 1)), (cut,), before=attention,
+        name=f"{attention.name}.part", origins=origins,
     ).output
 
 
@@ -154,7 +164,7 @@ def _heads_of(found: AxisMap, is_heads_last: bool) -> Heads | None:
     if not isinstance(count, int) or (heads and (heads[0].axis, heads[0].step) != (2, inner.size)):
         return None
     axes = _outer_axes(base, batch, rows)
-    if axes is None:
+    if axes is None or base.shape[2] % inner.size or found.offsets[2] % inner.size:
         return None
     return Heads(base, axes[0], axes[1], count, inner.size, found.offsets[2])
 
