@@ -44,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+_DEVICE = "cpu, cuda or cuda:1; default: what the engine was built for"
 _MODEL = "package.module:factory or file.py:factory; the factory returns (model, example inputs)"
 
 
@@ -51,10 +52,16 @@ def _add_convert(commands: Any) -> None:
     command = commands.add_parser("convert", help="convert a model and save the engine")
     command.add_argument("model", help=_MODEL)
     command.add_argument("-o", "--output", required=True, help="engine file to write")
-    command.add_argument("--precision", default="fp32", help="fp32 (default) or bf16")
+    command.add_argument(
+        "--precision", default="fp32", help="fp32 (default), bf16; on a GPU also tf32, fp16"
+    )
+    command.add_argument("--device", help="cpu, cuda or cuda:1; default: where the model is")
     command.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
     command.add_argument("--fallback", default="torch", help="torch (default) or error")
     command.add_argument("--timing-cache", help="file of measured times")
+    command.add_argument(
+        "--tune-budget", type=float, metavar="S", help="seconds for timing tactics; default: all"
+    )
     command.add_argument("--no-verify", action="store_true", help="do not compare with the model")
     command.add_argument("--report", help="also write the report here (.json or text)")
     command.set_defaults(command=_convert)
@@ -63,6 +70,7 @@ def _add_convert(commands: Any) -> None:
 def _add_run(commands: Any) -> None:
     command = commands.add_parser("run", help="run an engine file, without torch")
     command.add_argument("engine", help="engine file")
+    command.add_argument("--device", help=_DEVICE)
     command.add_argument("--input", action="append", default=[], metavar="NAME=FILE.npy",
                          help="one per input; random where left out")
     command.add_argument("--output", metavar="FILE.npz", help="write the outputs here")
@@ -81,6 +89,7 @@ def _add_bench(commands: Any) -> None:
 def _add_inspect(commands: Any) -> None:
     command = commands.add_parser("inspect", help="describe an engine file")
     command.add_argument("engine", help="engine file")
+    command.add_argument("--device", help=_DEVICE)
     command.add_argument("--report", action="store_true", help="every layer, fusion and refusal")
     command.add_argument("--profile", action="store_true", help="time every step now")
     command.add_argument("--network", action="store_true", help="the network as text")
@@ -91,6 +100,7 @@ def _add_verify(commands: Any) -> None:
     command = commands.add_parser("verify", help="compare an engine file with its model")
     command.add_argument("engine", help="engine file")
     command.add_argument("model", help=_MODEL)
+    command.add_argument("--device", help=_DEVICE)
     command.set_defaults(command=_verify)
 
 
@@ -103,7 +113,8 @@ def _convert(options: argparse.Namespace) -> int:
     loaded = ModelSource("factory", options.model).load()
     rt = convert(
         loaded.model, (loaded.args, loaded.kwargs), precision=options.precision,
-        threads=options.threads, fallback=options.fallback, timing_cache=options.timing_cache,
+        device=options.device, threads=options.threads, fallback=options.fallback,
+        timing_cache=options.timing_cache, tune_budget_s=options.tune_budget,
         verify=not options.no_verify, progress=sys.stderr.isatty(),
     )
     rt.save(options.output)
@@ -116,7 +127,7 @@ def _convert(options: argparse.Namespace) -> int:
 def _run(options: argparse.Namespace) -> int:
     from torch2rt.engine.engine import Engine
 
-    engine = Engine.load(options.engine)
+    engine = Engine.load(options.engine, options.device)
     given = dict(_named_file(text) for text in options.input)
     inputs = {**_random_inputs(engine), **given}
     outputs = engine.run(inputs)
@@ -133,7 +144,7 @@ def _inspect(options: argparse.Namespace) -> int:
     from torch2rt.inspect.report import report_text
     from torch2rt.network.text import text
 
-    engine = Engine.load(options.engine)
+    engine = Engine.load(options.engine, options.device)
     _write(report_text(engine) if options.report else engine.describe())
     if options.network:
         _write(text(engine.network))
@@ -148,7 +159,10 @@ def _verify(options: argparse.Namespace) -> int:
     from torch2rt.module import load
 
     loaded = ModelSource("factory", options.model).load()
-    off = load(options.engine).bisect(loaded.model, *loaded.args, **loaded.kwargs)
+    rt = load(options.engine, options.device)
+    args = tuple(_placed(value, rt) for value in loaded.args)
+    kwargs = {name: _placed(value, rt) for name, value in loaded.kwargs.items()}
+    off = rt.bisect(loaded.model.to(rt.engine.backend.device), *args, **kwargs)
     if off is None:
         _write("the engine agrees with the model")
         return 0
@@ -163,6 +177,11 @@ def _verify(options: argparse.Namespace) -> int:
         f"{off.tactic}) at {off.where}: relative error {off.error:.3g}, allowed {off.allowed:.3g}"
     )
     return 1
+
+
+def _placed(value: Any, rt: Any) -> Any:
+    """A tensor on the engine's device; anything else as it is."""
+    return value.to(rt.engine.backend.device) if hasattr(value, "to") else value
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -8,7 +8,9 @@ from importlib import metadata
 
 from torch2rt.backends.devices import open_backend
 from torch2rt.config import default_timing_cache
+from torch2rt.errors import DeviceError
 
+_INSTALL_CUDA = "pip install 'torch2rt[cuda]'"
 _PACKAGES = ("torch2rt", "torch", "numpy", "safetensors", "tqdm", "onednn-cpu-gomp",
              "llvmlite")
 
@@ -19,6 +21,7 @@ def doctor_lines() -> Iterator[str]:
     for name in _PACKAGES:
         yield f"{name} {_version(name)}"
     yield from _cpu_lines()
+    yield from cuda_lines()
     yield f"timing cache: {default_timing_cache()}"
 
 
@@ -48,3 +51,42 @@ def _cpu_lines() -> Iterator[str]:
     yield f"kernels of our own: {state}"
     for note in backend.notes:
         yield f"note: {note}"
+
+
+def cuda_lines() -> Iterator[str]:
+    """The GPU, then the pieces of the CUDA backend: what is on, and what turns the others on."""
+    from torch2rt.backends.cuda import requirements
+
+    try:
+        backend = open_backend("cuda")
+    except DeviceError as error:
+        yield f"cuda: off, {error.facts['reason']}. {error.facts['remedy']}"
+    else:
+        yield f"cuda: {backend.fingerprint()}"
+        peaks = backend.peaks()
+        if peaks is None:
+            yield "note: the peaks of this GPU are not known; the report gives no share of them"
+    yield _package_line("CuPy", requirements.cupy_version(), "memory, streams and CUDA graphs")
+    yield _library_line("NVRTC", "nvrtc", "kernels of our own in CUDA C++")
+    yield _library_line("cuDNN", "cudnn", "convolutions and attention")
+    frontend = requirements.package_version("nvidia-cudnn-frontend")
+    yield _package_line("cuDNN frontend", frontend, "cuDNN's graphs")
+    yield _library_line("cuBLASLt", "cublasLt", "matrix products")
+    triton = requirements.triton_version()
+    yield _package_line("Triton", triton, "kernels of our own, compiled when an engine is built")
+
+
+def _library_line(title: str, name: str, use: str) -> str:
+    from torch2rt.backends.cuda.libraries import LibraryMissing, load_library
+
+    try:
+        library = load_library(name)
+    except LibraryMissing as error:
+        return f"{title}: off ({use}). {error}"
+    return f"{title}: on, {library._name}"
+
+
+def _package_line(title: str, version: str, use: str) -> str:
+    if version == "none":
+        return f"{title}: off ({use}). Install it: {_INSTALL_CUDA}"
+    return f"{title}: on, {version}"

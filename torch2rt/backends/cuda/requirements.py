@@ -32,6 +32,12 @@ def cudnn_version() -> str:
     return f"{load_library('cudnn').cudnnGetVersion()} {package_version('nvidia-cudnn-frontend')}"
 
 
+def cupy_version() -> str:
+    """CuPy's version, or "none". Its distribution is named after the CUDA it is for."""
+    names = ("cupy-cuda13x", "cupy-cuda12x", "cupy")
+    return next((v for v in map(package_version, names) if v != "none"), "none")
+
+
 def triton_version() -> str:
     """Triton's version, or "none"."""
     return package_version("triton")
