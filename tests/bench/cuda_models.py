@@ -53,7 +53,24 @@ def make(name: str, batch: int, seed: int = 0) -> tuple[nn.Module, Inputs]:
     """A model in eval mode and its inputs, the same for the same seed."""
     torch.manual_seed(seed)
     model, inputs = MODELS[name](batch)
+    for module in model.modules():
+        _randomise(module)
     return model.eval(), inputs
+
+
+def _randomise(module: nn.Module) -> None:
+    """Make vectors and what is zero random: torch starts biases at zero, which fusions remove."""
+    with torch.no_grad():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.ndim == 1 and name == "weight":
+                parameter.uniform_(0.5, 1.5)
+            elif parameter.ndim == 1 or not parameter.any():
+                parameter.normal_(std=0.05)
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            module.running_mean.normal_(std=0.1)
+            module.running_var.uniform_(0.5, 1.5)
 
 
 def _bert(batch: int) -> tuple[nn.Module, torch.Tensor]:
@@ -66,14 +83,7 @@ def _bert(batch: int) -> tuple[nn.Module, torch.Tensor]:
 
 def _classifier(name: str, batch: int, **options: bool) -> tuple[nn.Module, Inputs]:
     import torchvision_shim  # noqa: F401  (must come before torchvision)
-    from models import _randomise
     from torchvision import models
 
     model: nn.Module = models.get_model(name, weights=None, **options)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            _randomise(module)
-    for parameter in model.parameters():
-        if not parameter.any():  # a head of zeros tells nothing about errors
-            nn.init.normal_(parameter, std=0.02)
     return model, (torch.randn(batch, 3, 224, 224),)
