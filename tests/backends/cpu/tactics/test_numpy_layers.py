@@ -108,6 +108,12 @@ def test_resize(mode, sizes, scales, corners, dtype):
         check_tactic("resize.onednn.direct", kind, [x], "relu(mul(i0,0.5))")
 
 
+@pytest.mark.parametrize("mode", ["linear_antialias", "cubic_antialias"])
+def test_antialiased_resize(mode):
+    kind = Resize(mode, (3, 9), (None, None))
+    check_tactic("resize.numpy.axes", kind, [torch.randn(1, 2, 8, 5)])
+
+
 def test_onednn_resizes_the_common_cases():
     tactic = BACKEND.tactics["resize.onednn.direct"]
     x = torch.randn(1, 16, 4, 6)
