@@ -65,26 +65,18 @@ def index_type(*walks: Sequence[Axis]) -> str:
 
 
 def vector_size(
-    walk: Sequence[Axis], others: Sequence[Sequence[Axis]], itemsizes: Sequence[int],
-    limit_bytes: int = 16,
+    innermost: Axis, others: Iterable[Axis], itemsize_bytes: int, operands: int
 ) -> int:
-    """Elements that one thread may move at once along the innermost axis of ``walk``.
+    """Elements that one thread may move at once along an axis: up to 16 bytes of ``itemsize``.
 
-    The largest power of two that divides the innermost size, and all strides of the operands that
-    move along that axis, and keeps the widest of them within ``limit_bytes``. ``itemsizes``: bytes
-    of an element per operand.
+    The largest power of two that divides the size of the axis and all strides of the other axes.
+    Only the first ``operands`` strides count; the axis has stride 1 in all of them, or it is 1.
     """
-    if not walk or 1 not in walk[-1].strides:
+    if any(stride != 1 for stride in innermost.strides[:operands]):
         return 1
-    moving = [i for i, stride in enumerate(walk[-1].strides) if stride]
-    if any(walk[-1].strides[i] != 1 for i in moving):
-        return 1
-    vector = max(1, limit_bytes // max(itemsizes[i] for i in moving))
-    sizes = [walk[-1].size] + [
-        axis.strides[i]
-        for axes in (walk[:-1], *others) for axis in axes for i in moving
-        if i < len(axis.strides)
-    ]
+    vector = 16 // itemsize_bytes
+    sizes = [innermost.size]
+    sizes += [stride for axis in others if axis.size > 1 for stride in axis.strides[:operands]]
     while vector > 1 and any(size % vector for size in sizes):
         vector //= 2
     return vector
