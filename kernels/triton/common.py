@@ -1,0 +1,77 @@
+# mypy: disable-error-code="no-untyped-def,untyped-decorator"
+"""What our Triton kernels share: the order of tiles, epilogue operands, sums over parts of k."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+
+@triton.jit
+def start(OVERLAPS: tl.constexpr):
+    """Wait for the kernel ahead, and let the one behind get ready."""
+    if OVERLAPS:
+        gdc_wait()
+        gdc_launch_dependents()
+
+
+@triton.jit
+def tile_of(index, tiles_m, tiles_n, GROUP: tl.constexpr):
+    """(row, column) of the index-th tile: blocks of GROUP rows, so that neighbours share the L2."""
+    width = GROUP * tiles_n
+    first = index // width * GROUP
+    size = tl.minimum(tiles_m - first, GROUP)
+    inside = index % width
+    return first + inside % size, inside // size
+
+
+@triton.jit
+def read_operand(
+    operand, row_stride, row, column, m, n,
+    KIND: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):
+    """The tile of an epilogue operand that starts at (row, column), in float32.
+
+    KIND: "none", "scalar", "column" [n], "matrix" [m, n] by pointer, "map" [m, n] by tensor map.
+    """
+    if KIND == "scalar":
+        return tl.load(operand).to(tl.float32)
+    elif KIND == "column":
+        columns = column + tl.arange(0, BLOCK_N)
+        return tl.load(operand + columns, mask=columns < n, other=0.0).to(tl.float32)[None, :]
+    elif KIND == "matrix":
+        rows = row + tl.arange(0, BLOCK_M)
+        columns = column + tl.arange(0, BLOCK_N)
+        places = rows[:, None] * row_stride + columns[None, :]
+        mask = (rows < m)[:, None] & (columns < n)[None, :]
+        return tl.load(operand + places, mask=mask, other=0.0).to(tl.float32)
+    elif KIND == "map":
+        return operand.load([row, column]).to(tl.float32)
+    else:
+        return 0.0
+
+
+@triton.jit
+def write_part(
+    acc, partial, index, part, PARTS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):
+    """Leave this block's share of a tile's sum in the workspace [tiles, PARTS, tile]."""
+    inside = tl.arange(0, BLOCK_M)[:, None] * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]
+    place = (index * PARTS + part).to(tl.int64) * (BLOCK_M * BLOCK_N)
+    tl.store(partial + place + inside, acc)
+    tl.debug_barrier()
+
+
+@triton.jit
+def sum_parts(
+    partial, index, PARTS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):
+    """The sum of all parts of a tile, always in the same order."""
+    inside = tl.arange(0, BLOCK_M)[:, None] * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]
+    place = (index * PARTS).to(tl.int64) * (BLOCK_M * BLOCK_N)
+    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    for part in range(PARTS):
+        tile = partial + place + part * (BLOCK_M * BLOCK_N)
+        acc += tl.load(tile + inside, cache_modifier=".cg")
+    return acc

@@ -1,0 +1,53 @@
+"""Triton tactics against the reference: by Triton's interpreter, and compiled on a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+pytest.importorskip("triton", reason="Triton is not installed")
+
+import cuda_testing
+import triton_cases
+from triton_interpreter import run_cases
+
+from torch2rt.backends.cuda import triton_tiles
+
+INTERPRETED = [(module, name) for module, cases in triton_cases.CASES.items() for name in cases]
+COMPILED = [
+    (module, name)
+    for table in (triton_cases.CASES, triton_cases.GPU_CASES)
+    for module, cases in table.items() for name in cases
+]
+
+
+@pytest.fixture(scope="module")
+def outcomes() -> dict[str, dict[str, str]]:
+    """Error texts by module, filled when a module is first asked for."""
+    return {}
+
+
+@pytest.mark.parametrize(("module", "name"), INTERPRETED, ids="-".join)
+def test_interpreted(module: str, name: str, outcomes: dict[str, dict[str, str]]) -> None:
+    if module not in outcomes:
+        outcomes[module] = run_cases(module)
+    assert not outcomes[module][name], outcomes[module][name]
+
+
+@pytest.fixture
+def all_tiles(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Every tile takes every layer."""
+    for name in triton_cases.LIMITS:
+        monkeypatch.setattr(triton_tiles, name, 1000)
+    triton_tiles.rank_tiles.cache_clear()
+    yield
+    triton_tiles.rank_tiles.cache_clear()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("module", "name"), COMPILED, ids="-".join)
+def test_on_gpu(module: str, name: str, all_tiles: None) -> None:
+    table = {**triton_cases.CASES[module], **triton_cases.GPU_CASES[module]}
+    with cuda_testing.testing_on(cuda_testing.real_gpu()):
+        table[name]()

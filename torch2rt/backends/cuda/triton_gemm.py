@@ -1,0 +1,397 @@
+"""Matrix products by our Triton kernels: the product a layer is, tiles for it, its launch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from torch2rt.backends.buffer import Buffer
+from torch2rt.backends.cuda.constants import operand, packed_constant
+from torch2rt.backends.cuda.device import Device, current_device
+from torch2rt.backends.cuda.launch import I32, In, KernelPrepared, Launch, Out, Packed
+from torch2rt.backends.cuda.launch import Work as Scratch
+from torch2rt.backends.cuda.tensor_map import Matrix
+from torch2rt.backends.cuda.triton_kernel import TritonKernel, Value, triton_kernel
+from torch2rt.backends.cuda.triton_operands import (
+    MAX_EXTRAS,
+    TRITON_TYPES,
+    Axis,
+    Extra,
+    aligned_strides,
+    classify_extra,
+    fold,
+    make_program,
+)
+from torch2rt.backends.cuda.triton_tiles import Tile, Work
+from torch2rt.backends.spec import LayerSpec, TensorSpec
+from torch2rt.backends.tactic import Call, Prepared, Refusal, Unprepared, Weights
+from torch2rt.network.dtype import DType
+
+MAX_BLOCKS = 65535
+GROUP = 8
+
+
+@dataclass(frozen=True)
+class Product:
+    """y[outer, inner, m, n] = epilogue(sum over k of a[..., m, k] b[..., k, n]).
+
+    Strides in elements: ``a`` over outer, inner, m, k; ``b`` over outer, inner, k, n; ``y`` over
+    outer, inner, m; its n is dense. ``pack`` makes a constant b row-major [n, k].
+    """
+
+    batch: tuple[int, int]
+    m: int
+    n: int
+    k: int
+    a: tuple[int, int, int, int]
+    b: tuple[int, int, int, int]
+    y: tuple[int, int, int]
+    extras: tuple[Extra, ...]
+    dtype: DType
+    out_dtype: DType
+    is_tf32: bool
+    pack: Callable[[Any], Any] | None
+
+    @property
+    def precision(self) -> str:
+        """How float32 operands are multiplied."""
+        return "tf32" if self.is_tf32 else "ieee"
+
+    def work(self) -> Work:
+        """What the model of time looks at."""
+        item, count = self.dtype.itemsize_bytes, math.prod(self.batch)
+        matrices = 1 + sum(extra.kind == "matrix" for extra in self.extras)
+        b_count = count if any(self.b[:2]) else 1
+        moved = count * self.m * (self.k + matrices * self.n) + b_count * self.n * self.k
+        return Work(self.m, self.n, self.k, count, item, moved * item, matrices)
+
+
+def find_product(
+    spec: LayerSpec, shape: Sequence[int], k: int, a: Sequence[int], b: Sequence[int],
+    columns_axis: int, pack: Callable[[Any], Any] | None, is_tf32: bool,
+) -> Product | Refusal:
+    """The product of a layer whose output has this shape, ``columns_axis`` being n.
+
+    ``a`` and ``b`` are strides over the axes of ``shape`` (0 along n and m) and then k; those of y
+    and the epilogue's operands follow from the spec.
+    """
+    y = spec.outputs[0].strides
+    first = spec.main_count
+    extras = [aligned_strides(extra, shape) for extra in spec.inputs[first:]]
+    axes = [
+        Axis(size, (a[i], b[i], y[i], *(extra[i] for extra in extras)))
+        for i, size in enumerate(shape) if i != columns_axis
+    ]
+    folded = fold(axes)
+    n = shape[columns_axis]
+    if len(folded) > 3:
+        return Refusal(f"{len(folded)} axes of rows that cannot be seen as three")
+    none = Axis(1, (0,) * (3 + len(extras)))
+    outer, inner, rows = [none] * (3 - len(folded)) + folded
+    if y[columns_axis] != 1 and n > 1:
+        return Refusal("the output's columns are not dense")
+    found = []
+    for i, strides in enumerate(extras):
+        over = (outer.strides[3 + i], inner.strides[3 + i], rows.strides[3 + i])
+        dtype = spec.inputs[first + i].dtype
+        extra = classify_extra(first + i, dtype, over, strides[columns_axis], n)
+        if extra is None:
+            return Refusal(f"epilogue operand {i + 1} is one value per row")
+        found.append(extra)
+    over_a, over_b, over_y = (
+        (outer.strides[i], inner.strides[i], rows.strides[i]) for i in range(3)
+    )
+    if over_b[2] != 0:
+        return Refusal("the right operand changes from row to row")
+    return Product(
+        (outer.size, inner.size), rows.size, n, k, (*over_a, a[-1]),
+        (*over_b[:2], b[-1], b[columns_axis]), over_y, tuple(found), spec.inputs[0].dtype,
+        spec.outputs[0].dtype, is_tf32, pack,
+    )
+
+
+# ---- through tensor maps --------------------------------------------------------------------
+
+
+def map_refusal(product: Product) -> Refusal | None:
+    """Why the copy engine cannot feed this product."""
+    item, out = product.dtype.itemsize_bytes, product.out_dtype.itemsize_bytes
+    if product.batch != (1, 1):
+        return Refusal("a batch of products")
+    if product.dtype is DType.FLOAT32 and not product.is_tf32:
+        return Refusal("float32 products, not rounded to TF32")
+    if product.a[3] != 1 or product.a[2] * item % 16:
+        return Refusal("rows of the left operand are not dense, at multiples of 16 bytes")
+    if product.y[2] * out % 16:
+        return Refusal("rows of the output are not at multiples of 16 bytes")
+    if not all(extra_takes_map(extra) for extra in product.extras):
+        return Refusal("rows of an epilogue operand are not at multiples of 16 bytes")
+    return None if product.pack is not None else _right_map_refusal(product)
+
+
+def extra_takes_map(extra: Extra) -> bool:
+    """Whether an epilogue operand can be mapped, or need not be."""
+    pitch_bytes = extra.strides[2] * extra.dtype.itemsize_bytes
+    return extra.kind != "matrix" or (pitch_bytes > 0 and pitch_bytes % 16 == 0)
+
+
+def _right_map_refusal(product: Product) -> Refusal | None:
+    _, _, k_stride, n_stride = product.b
+    pitch_bytes = max(k_stride, n_stride) * product.dtype.itemsize_bytes
+    if min(k_stride, n_stride) != 1 or pitch_bytes % 16:
+        return Refusal("rows of the right operand are not dense, at multiples of 16 bytes")
+    if product.dtype is DType.FLOAT32 and k_stride != 1:
+        return Refusal("a right operand in TF32 whose k is not dense")
+    return None
+
+
+def prepare_maps(
+    spec: LayerSpec, weights: Weights, product: Product, tile: Tile
+) -> Prepared:
+    """The launch of gemm_tma, or of gemm_tma_split when blocks share a tile."""
+    kernel = "gemm_tma_split" if tile.parts > 1 else "gemm_tma"
+    block_k = tile.block_k(product.dtype.itemsize_bytes)
+    element = TRITON_TYPES[product.dtype]
+    is_rows = product.pack is not None or product.b[2] == 1
+    right_box = f"{tile.n}, {block_k}" if is_rows else f"{block_k}, {tile.n}"
+    kinds = extra_kinds(product.extras, "map")
+    types = [
+        ("a", f"tensordesc<{element}[{tile.m}, {block_k}]>"),
+        ("b", f"tensordesc<{element}[{right_box}]>"),
+        ("y", f"tensordesc<{TRITON_TYPES[product.out_dtype]}[{tile.m}, {tile.n}]>"),
+        *extra_types(product.extras, kinds, f"{tile.m}, {tile.n}"),
+    ]
+    constants: dict[str, Value] = {f"E{i + 1}": kind for i, kind in enumerate(kinds)}
+    constants |= {"BLOCK_M": tile.m, "BLOCK_N": tile.n, "BLOCK_K": block_k, "GROUP": GROUP}
+    constants |= {"B_IS_ROWS": is_rows, "PRECISION": product.precision}
+    constants["OVERLAPS"] = True
+    if tile.parts > 1:
+        types += [("partial", "*fp32"), ("counters", "*i32")]
+        constants["PARTS"] = tile.parts
+    sizes = {"m": product.m, "n": product.n, "k": product.k}
+    program, numbers = make_program(
+        spec, kernel, kernel, types, sizes, constants, tile.warps, tile.stages
+    )
+    compiled = triton_kernel(weights, program)
+    m, n, k = product.m, product.n, product.k
+    arguments = [
+        Matrix(operand(spec, weights, 0), (m, k), (product.a[2] or _round_up(k), 1)),
+        _right_map(spec, weights, product, is_rows),
+        Matrix(Out(0), (m, n), (product.y[2] or _round_up(n), 1)),
+        *(
+            Matrix(operand(spec, weights, extra.index), (m, n), (extra.strides[2], 1))
+            if extra.kind == "matrix" else operand(spec, weights, extra.index)
+            for extra in product.extras
+        ),
+    ]
+    tiles = math.ceil(m / tile.m) * math.ceil(n / tile.n)
+    return finish(
+        spec, compiled, tile, arguments, numbers, tiles, 1, product.extras,
+        is_persistent=tile.parts == 1,
+    )
+
+
+def _round_up(count: int) -> int:
+    """A pitch for a single row: nobody uses it, but the driver wants one."""
+    return count + -count % 16
+
+
+def _right_map(spec: LayerSpec, weights: Weights, product: Product, is_rows: bool) -> Matrix:
+    n, k = product.n, product.k
+    if product.pack is not None:
+        return Matrix(packed_rows(spec, weights, product), (n, k), (packed_pitch(product), 1))
+    place_of_b = operand(spec, weights, 1)
+    if is_rows:
+        return Matrix(place_of_b, (n, k), (product.b[3] or _round_up(k), 1))
+    return Matrix(place_of_b, (k, n), (product.b[2] or _round_up(n), 1))
+
+
+def packed_pitch(product: Product) -> int:
+    """Elements from one row of the packed right operand to the next: a multiple of 16 bytes."""
+    return product.k + -product.k % (16 // product.dtype.itemsize_bytes)
+
+
+def packed_rows(spec: LayerSpec, weights: Weights, product: Product) -> Packed:
+    """The constant right operand as [n, k]."""
+    name, pack, pitch = spec.constants[1], product.pack, packed_pitch(product)
+    assert name is not None
+    assert pack is not None
+
+    def pad(array: Any) -> Any:
+        rows = pack(array)
+        return np.pad(rows, ((0, 0), (0, pitch - rows.shape[1])))
+
+    # The form says where k lies in the stored array, which the kind and the shape tell.
+    form = f"rows {product.n}x{product.k}:{pitch} of {spec.kind.name}"
+    form += "" if product.b[2] == 1 else " transposed"
+    return Packed(packed_constant(weights, name, form, pad))
+
+
+# ---- through pointers -----------------------------------------------------------------------
+
+
+def prepare_pointers(
+    spec: LayerSpec, weights: Weights, product: Product, tile: Tile
+) -> Prepared:
+    """The launch of gemm."""
+    block_k = tile.block_k(product.dtype.itemsize_bytes)
+    kinds = extra_kinds(product.extras, "matrix")
+    element = TRITON_TYPES[product.dtype]
+    types = [
+        ("a", f"*{element}"), ("b", f"*{element}"), ("y", f"*{TRITON_TYPES[product.out_dtype]}"),
+        *extra_types(product.extras, kinds, ""), *part_types(tile),
+    ]
+    place_of_b: In | Packed
+    if product.pack is not None:
+        place_of_b = packed_rows(spec, weights, product)
+        b = (0, 0, 1, packed_pitch(product))
+    else:
+        place_of_b, b = operand(spec, weights, 1), product.b
+    over = [extra.strides for extra in product.extras]
+    over += [(0, 0, 0)] * (MAX_EXTRAS - len(over))
+    sizes = {
+        "m": product.m, "n": product.n, "k": product.k, "inner": product.batch[1],
+        "a_row": product.a[2], "a_k": product.a[3], "b_k": b[2], "b_column": b[3],
+        "y_row": product.y[2], **{f"e{i + 1}_row": over[i][2] for i in range(MAX_EXTRAS)},
+        "a_outer": product.a[0], "a_inner": product.a[1], "b_outer": b[0], "b_inner": b[1],
+        "y_outer": product.y[0], "y_inner": product.y[1],
+    }
+    for i in range(MAX_EXTRAS):
+        sizes |= {f"e{i + 1}_outer": over[i][0], f"e{i + 1}_inner": over[i][1]}
+    constants: dict[str, Value] = {f"E{i + 1}": kind for i, kind in enumerate(kinds)}
+    constants |= {"BLOCK_M": tile.m, "BLOCK_N": tile.n, "BLOCK_K": block_k, "GROUP": GROUP}
+    constants |= {
+        "IS_EVEN_K": product.k % block_k == 0, "PRECISION": product.precision,
+        "OVERLAPS": current_device().capability >= (9, 0), "PARTS": tile.parts,
+    }
+    program, numbers = make_program(
+        spec, "gemm", "gemm", types, sizes, constants, tile.warps, tile.stages
+    )
+    compiled = triton_kernel(weights, program)
+    arguments = [
+        operand(spec, weights, 0), place_of_b, Out(0),
+        *(operand(spec, weights, extra.index) for extra in product.extras),
+    ]
+    tiles = math.ceil(product.m / tile.m) * math.ceil(product.n / tile.n)
+    return finish(
+        spec, compiled, tile, arguments, numbers, tiles, math.prod(product.batch), product.extras,
+        is_persistent=False,
+    )
+
+
+# ---- shared by both, and by convolutions ----------------------------------------------------
+
+
+def extra_kinds(extras: Sequence[Extra], matrix: str) -> tuple[str, ...]:
+    """Kinds of the operands as kernels name them; ``matrix`` is how this one reads a matrix."""
+    kinds = [matrix if extra.kind == "matrix" else extra.kind for extra in extras]
+    return (*kinds, *["none"] * (MAX_EXTRAS - len(kinds)))
+
+
+def extra_types(
+    extras: Sequence[Extra], kinds: Sequence[str], box: str
+) -> list[tuple[str, str]]:
+    """Parameters e1, e2, e3 of a kernel and their types."""
+    types = []
+    for i, kind in enumerate(kinds):
+        element = TRITON_TYPES[extras[i].dtype] if i < len(extras) else ""
+        text = f"tensordesc<{element}[{box}]>" if kind == "map" else f"*{element}"
+        types.append((f"e{i + 1}", "constexpr" if kind == "none" else text))
+    return types
+
+
+def part_types(tile: Tile) -> list[tuple[str, str]]:
+    """Parameters of the memory through which blocks that share a tile meet."""
+    if tile.parts == 1:
+        return [("partial", "constexpr"), ("counters", "constexpr")]
+    return [("partial", "*fp32"), ("counters", "*i32")]
+
+
+def part_arguments(tile: Tile) -> list[Any]:
+    """Their values; `PartsPrepared` puts counters in the place of `COUNTERS`."""
+    return [] if tile.parts == 1 else [Scratch(0), COUNTERS]
+
+
+def part_bytes(tile: Tile, tiles: int) -> int:
+    """Workspace of the sums of parts."""
+    return 4 * tile.m * tile.n * tiles * tile.parts if tile.parts > 1 else 0
+
+
+def resident_blocks(kernel: TritonKernel, device: Device) -> int:
+    """Blocks of a kernel that one multiprocessor holds, by memory and threads."""
+    by_memory = (device.shared_bytes + 1024) // (kernel.shared_bytes + 1024)
+    return max(1, min(by_memory, 2048 // (32 * kernel.warps), 8))
+
+
+def overwritable(spec: LayerSpec, extras: Sequence[Extra]) -> tuple[int, ...]:
+    """Epilogue operands whose memory the output may take: each tile reads its own part first."""
+    target = spec.outputs[0]
+    return tuple(
+        extra.index for extra in extras
+        if extra.kind == "matrix" and spec.constants[extra.index] is None
+        and _same_memory(spec.inputs[extra.index], target)
+    )
+
+
+def _same_memory(one: TensorSpec, other: TensorSpec) -> bool:
+    return (
+        math.prod(one.shape) == math.prod(other.shape) and one.dtype == other.dtype
+        and aligned_strides(one, other.shape) == aligned_strides(other, other.shape)
+    )
+
+
+COUNTERS = Scratch(-1)
+
+
+class PartsPrepared(KernelPrepared):
+    """A launch whose blocks count, per tile, how many of them have arrived.
+
+    Counters start at zero and are left at zero, so each binding has its own.
+    """
+
+    def __init__(
+        self, launch: Launch, tiles: int, *, workspace_bytes: int, may_overwrite: tuple[int, ...]
+    ) -> None:
+        super().__init__(
+            [launch], workspace_bytes=workspace_bytes, may_overwrite=may_overwrite
+        )
+        self._tiles = tiles
+        self._device = current_device()
+
+    def bind(
+        self, inputs: Sequence[Buffer], outputs: Sequence[Buffer], workspace: int, stream: Any
+    ) -> Sequence[Call]:
+        """One call, with counters of its own."""
+        counters = Packed(self._device.upload(np.zeros(self._tiles, np.int32)))
+        (launch,) = self.launches
+        arguments = [counters if a is COUNTERS else a for a in launch.arguments]
+        own = KernelPrepared([replace(launch, arguments=arguments)])
+        return own.bind(inputs, outputs, workspace, stream)
+
+
+def finish(
+    spec: LayerSpec, kernel: TritonKernel, tile: Tile, arguments: Sequence[Any],
+    numbers: Sequence[I32], tiles: int, batch: int, extras: Sequence[Extra], *, is_persistent: bool,
+) -> Prepared:
+    """The prepared launch of a kernel over ``tiles`` tiles, ``batch`` times."""
+    device = current_device()
+    if tile.parts > MAX_BLOCKS or batch > MAX_BLOCKS:
+        raise Unprepared(f"{batch} products at once; a launch takes at most {MAX_BLOCKS}")
+    blocks = tiles
+    if is_persistent:
+        blocks = min(tiles, device.multiprocessors * resident_blocks(kernel, device))
+    launch = kernel.launch(
+        (blocks, tile.parts, batch), [*arguments, *part_arguments(tile), *numbers],
+        device.capability >= (9, 0),
+    )
+    may_overwrite = overwritable(spec, extras)
+    if tile.parts == 1:
+        return KernelPrepared([launch], may_overwrite=may_overwrite)
+    return PartsPrepared(
+        launch, tiles * batch, workspace_bytes=part_bytes(tile, tiles * batch),
+        may_overwrite=may_overwrite,
+    )

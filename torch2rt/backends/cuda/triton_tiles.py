@@ -1,0 +1,162 @@
+"""Tiles of our Triton kernels, and a model of their time that says which are worth compiling."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from torch2rt.backends.cuda.device import Device
+
+# Per microsecond, of sm_90: products of half floats and bytes from the L2 cache that one
+# multiprocessor gets; bytes that all get from the L2 cache and from memory.
+_FLOPS = 6.0e6
+_OWN_L2_BYTES = 80e3
+_L2_BYTES = 5.5e6
+_MEMORY_BYTES = 4.0e6
+_START_US = 1.6  # launch, first loads, last stores
+_PARTS_US = 1.5  # meeting of the blocks that share a tile
+_SHARED_BYTES_PER_MULTIPROCESSOR = 228 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """Sizes of a tile, in elements of two bytes along k; blocks that share it."""
+
+    m: int
+    n: int
+    k: int
+    warps: int
+    stages: int
+    parts: int = 1
+
+    def block_k(self, itemsize_bytes: int) -> int:
+        """Elements along k."""
+        return max(16, self.k * 2 // itemsize_bytes)
+
+    @property
+    def name(self) -> str:
+        """``128x64x64``, ``64x64x128_split4``."""
+        parts = f"_split{self.parts}" if self.parts > 1 else ""
+        return f"{self.m}x{self.n}x{self.k}{parts}"
+
+    @property
+    def operand_bytes(self) -> int:
+        """Shared memory of the operands under way."""
+        return (self.m + self.n) * self.k * 2 * self.stages
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A product [m, k] x [k, n], ``batch`` times, as the model of time sees it.
+
+    ``rows`` is m or, where tiles do not fit the image, the pixels that whole tiles cover.
+    ``bytes_moved``: all operands once.
+    """
+
+    m: int
+    n: int
+    k: int
+    batch: int
+    itemsize_bytes: int
+    bytes_moved: int
+    operand_count: int
+
+    def estimate_us(self, tile: Tile, device: Device, through_maps: bool) -> float:
+        """Microseconds that a tile takes, roughly."""
+        tiles = math.ceil(self.m / tile.m) * math.ceil(self.n / tile.n) * self.batch
+        blocks = tiles * tile.parts
+        l2_rate = min(_OWN_L2_BYTES, _L2_BYTES / min(blocks, device.multiprocessors))
+        per_step = self._step_us(tile, through_maps, l2_rate)
+        steps = math.ceil(self.k / tile.block_k(self.itemsize_bytes) / tile.parts)
+        store_bytes = tile.m * tile.n * self.itemsize_bytes * self.operand_count
+        store_bytes += tile.m * tile.n * 4 * (2 if tile.parts > 1 else 0)
+        one = steps * per_step + store_bytes / l2_rate
+        together = self._resident(tile)
+        rounds = blocks / device.multiprocessors
+        # Blocks on one multiprocessor hide each other's waiting, not each other's work.
+        waiting = _waiting_us(tile) * math.ceil(rounds / together)
+        busy = math.ceil(rounds) * one
+        memory = self.bytes_moved / _MEMORY_BYTES
+        return max(busy + waiting, memory) + _START_US + (_PARTS_US if tile.parts > 1 else 0)
+
+    def fits(self, tile: Tile, device: Device) -> bool:
+        """Whether the tile's memory suffices and each of its parts has something to do."""
+        steps = math.ceil(self.k / tile.block_k(self.itemsize_bytes))
+        return tile.operand_bytes <= device.shared_bytes and tile.parts * 2 <= max(steps, 2)
+
+    def _step_us(self, tile: Tile, through_maps: bool, l2_rate: float) -> float:
+        k = tile.block_k(self.itemsize_bytes)
+        rate = _FLOPS * (2 / self.itemsize_bytes) * _efficiency(tile, through_maps)
+        compute = 2 * tile.m * tile.n * k / rate
+        load = (tile.m + tile.n) * k * self.itemsize_bytes / l2_rate
+        return max(compute, load)
+
+    def _resident(self, tile: Tile) -> int:
+        shared = tile.operand_bytes + tile.m * tile.n * 2 + 1024
+        by_registers = 65536 // (tile.m * tile.n + 32 * tile.warps * 64)
+        return max(1, min(_SHARED_BYTES_PER_MULTIPROCESSOR // shared, by_registers, 8))
+
+
+def _efficiency(tile: Tile, through_maps: bool) -> float:
+    """Share of the peak that products of one tile reach."""
+    share = 0.85 if tile.m * tile.n >= 128 * 128 else 0.65 if tile.m * tile.n >= 128 * 64 else 0.5
+    if tile.m < 64:
+        share *= 0.4
+    return share if through_maps else share * 0.8
+
+
+def _waiting_us(tile: Tile) -> float:
+    """What a block waits for memory, deeper pipelines waiting less."""
+    return 0.8 if tile.stages >= 3 else 1.2
+
+
+MAP_TILES = (
+    Tile(128, 256, 64, 8, 3), Tile(256, 128, 64, 8, 3),
+    Tile(128, 128, 64, 8, 4), Tile(128, 128, 128, 8, 2), Tile(256, 64, 64, 8, 3),
+    Tile(128, 64, 64, 4, 4), Tile(64, 128, 64, 4, 4), Tile(64, 256, 64, 4, 3),
+    Tile(128, 64, 128, 4, 3), Tile(64, 128, 128, 4, 3),
+    Tile(64, 64, 64, 4, 5), Tile(64, 64, 128, 4, 4), Tile(64, 32, 128, 4, 4),
+    Tile(64, 64, 128, 4, 4, 2), Tile(64, 64, 128, 4, 4, 4), Tile(64, 64, 128, 4, 4, 8),
+    Tile(64, 32, 128, 4, 4, 2), Tile(64, 32, 128, 4, 4, 4), Tile(64, 128, 64, 4, 4, 4),
+    Tile(128, 64, 64, 4, 4, 2), Tile(128, 128, 64, 8, 4, 2), Tile(128, 128, 64, 8, 4, 4),
+)
+POINTER_TILES = (
+    Tile(128, 128, 32, 8, 3), Tile(128, 128, 64, 8, 3), Tile(128, 64, 64, 4, 3),
+    Tile(64, 128, 64, 4, 3), Tile(64, 64, 64, 4, 4), Tile(64, 32, 64, 4, 4),
+    Tile(32, 64, 64, 4, 4), Tile(32, 32, 128, 4, 3), Tile(16, 64, 128, 4, 4),
+    Tile(16, 32, 256, 4, 3), Tile(64, 64, 64, 4, 4, 4), Tile(64, 32, 64, 4, 4, 4),
+    Tile(32, 64, 64, 4, 4, 4), Tile(16, 32, 256, 4, 3, 4), Tile(16, 64, 128, 4, 4, 4),
+)
+BOX_TILES = (
+    Tile(128, 256, 64, 8, 3), Tile(256, 128, 64, 8, 3), Tile(128, 128, 64, 8, 4),
+    Tile(128, 64, 64, 4, 4), Tile(64, 128, 64, 4, 4), Tile(256, 64, 64, 8, 3),
+    Tile(64, 64, 64, 4, 5), Tile(64, 32, 64, 4, 5),
+    Tile(64, 64, 64, 4, 5, 2), Tile(64, 64, 64, 4, 5, 4), Tile(64, 64, 64, 4, 5, 8),
+    Tile(64, 32, 64, 4, 5, 4), Tile(64, 32, 64, 4, 5, 8), Tile(128, 64, 64, 4, 4, 4),
+)
+GATHER_TILES = (
+    Tile(128, 128, 64, 8, 3), Tile(128, 64, 64, 4, 4), Tile(64, 128, 64, 4, 4),
+    Tile(64, 64, 64, 4, 4), Tile(128, 64, 32, 4, 4), Tile(64, 32, 64, 4, 4),
+    Tile(32, 64, 64, 4, 4), Tile(64, 64, 32, 4, 4), Tile(128, 32, 16, 4, 4),
+    Tile(64, 64, 64, 4, 4, 4), Tile(64, 32, 64, 4, 4, 4), Tile(32, 32, 64, 4, 4, 8),
+)
+BOXES_WORTH_COMPILING = 5
+GATHERS_WORTH_COMPILING = 1
+WORTH_COMPILING = 5
+POINTERS_BESIDE_MAPS = 1
+
+
+@lru_cache(maxsize=4096)
+def rank_tiles(work: Work, device: Device, takes_maps: bool) -> tuple[tuple[Tile, bool], ...]:
+    """The (tile, whether through maps) that are worth compiling, the most promising first."""
+    def best(tiles: Sequence[Tile], through_maps: bool, count: int) -> list[tuple[Tile, bool]]:
+        fitting = [tile for tile in tiles if work.fits(tile, device)]
+        order = sorted(fitting, key=lambda tile: work.estimate_us(tile, device, through_maps))
+        return [(tile, through_maps) for tile in order[:count]]
+
+    if not takes_maps:
+        return tuple(best(POINTER_TILES, False, WORTH_COMPILING))
+    few = best(POINTER_TILES, False, POINTERS_BESIDE_MAPS)
+    return (*best(MAP_TILES, True, WORTH_COMPILING), *few)
