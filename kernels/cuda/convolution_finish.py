@@ -1,0 +1,102 @@
+"""The end of our convolution kernels: the epilogue over V channels of a pixel, and their store."""
+
+from __future__ import annotations
+
+from torch2rt.kernels.cuda.convolution_shape import ConvolutionShape, Operand
+
+_ACCESS = r"""
+// V channels from c on, of which those below CHANNELS exist; WIDTH of them lie aligned together.
+template <int V, int WIDTH, int STEP, int CHANNELS, class T>
+T2R_DEVICE void read_channels(float (&values)[V], const T* address, int c) {
+    if (STEP == 0) {
+        const float value = to_float(*address);
+#pragma unroll
+        for (int i = 0; i < V; i++) values[i] = value;
+    } else if (CHANNELS % V == 0 || c + V <= CHANNELS) {
+        constexpr int N = WIDTH < V ? WIDTH : V;
+#pragma unroll
+        for (int i = 0; i < V; i += N) {
+            float piece[N];
+            load_floats<T, N>(piece, address + (Index)i * STEP);
+#pragma unroll
+            for (int j = 0; j < N; j++) values[i + j] = piece[j];
+        }
+    } else {
+#pragma unroll
+        for (int i = 0; i < V; i++)
+            values[i] = c + i < CHANNELS ? to_float(address[(Index)i * STEP]) : 0.0f;
+    }
+}
+
+template <int V, int WIDTH, int STEP, int CHANNELS, class T>
+T2R_DEVICE void write_channels(T* address, const float (&values)[V], int c) {
+    if (CHANNELS % V == 0 || c + V <= CHANNELS) {
+        constexpr int N = WIDTH < V ? WIDTH : V;
+#pragma unroll
+        for (int i = 0; i < V; i += N) {
+            float piece[N];
+#pragma unroll
+            for (int j = 0; j < N; j++) piece[j] = values[i + j];
+            store_floats<T, N>(address + (Index)i * STEP, piece);
+        }
+    } else {
+#pragma unroll
+        for (int i = 0; i < V; i++)
+            if (c + i < CHANNELS) address[(Index)i * STEP] = from_float<T>(values[i]);
+    }
+}
+"""
+
+
+def extra_parameters(shape: ConvolutionShape) -> str:
+    """Parameters of a kernel for its epilogue's inputs: ``, const float* e1``."""
+    return "".join(
+        f", const {extra.type}* __restrict__ e{number}"
+        for number, extra in enumerate(shape.extras, 1)
+    )
+
+
+def extra_arguments(shape: ConvolutionShape) -> str:
+    """The same as arguments of ``finish``: ``, e1``."""
+    return "".join(f", e{number}" for number in range(1, len(shape.extras) + 1))
+
+
+def finish_function(shape: ConvolutionShape) -> str:
+    """C++ of ``finish<V>(sums, n, d, h, w, c, out, e1...)``: V channels from c on of one pixel.
+
+    c is a multiple of V. Channels beyond the last are left out.
+    """
+    reads, names = [], []
+    for number, extra in enumerate(shape.extras, 1):
+        reads.append(
+            f"    float v{number}[V];\n"
+            f"    read_channels<V, {extra.vector}, {extra.strides[1]}, FILTERS>"
+            f"(v{number}, e{number} + {_offset(extra)}, c);"
+        )
+        names.append(f" i{number} = v{number}[i];")
+    declared = "".join(f" const float{name}" for name in names)
+    return f"""{_ACCESS}
+template <int V>
+T2R_DEVICE void finish(
+    const float (&sums)[V], int n, int d, int h, int w, int c,
+    Result* __restrict__ out{extra_parameters(shape)}
+) {{
+{chr(10).join(reads)}
+    float results[V];
+#pragma unroll
+    for (int i = 0; i < V; i++) {{
+        const float i0 = sums[i];{declared}
+        results[i] = {shape.expression};
+    }}
+    write_channels<V, {shape.out.vector}, {shape.out.strides[1]}, FILTERS>(
+        out + {_offset(shape.out)}, results, c);
+}}
+"""
+
+
+def _offset(operand: Operand) -> str:
+    terms = [
+        f"(Index){name} * {stride}"
+        for name, stride in zip("ncdhw", operand.strides, strict=True) if stride
+    ]
+    return f"({' + '.join(terms)})" if terms else "0"

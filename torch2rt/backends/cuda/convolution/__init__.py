@@ -1,0 +1,1 @@
+"""What our convolution tactics share."""

@@ -1,0 +1,15 @@
+"""Any convolution by our direct kernel."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch2rt.backends.cuda.convolution.direct import DirectTactic
+
+
+class DirectConvolution(DirectTactic):
+    """Slow, and always there: odd channels, dilation, groups, weights that are computed."""
+
+    name: ClassVar[str] = "convolution.cuda.direct"
+    kinds: ClassVar[tuple[str, ...]] = ("convolution",)
+    transposed: ClassVar[bool] = False
