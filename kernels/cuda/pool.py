@@ -236,20 +236,20 @@ def _definitions(problem: PoolProblem) -> str:
     strides = dict(zip(("XN", "XC", "XD", "XH", "XW"), problem.x_strides, strict=True))
     text = (f"typedef {problem.x_type} X;\ntypedef {problem.y_type} Y;\n"
             f"typedef {problem.accumulator} A;\ntypedef {problem.index} INDEX;\n")
-    text += constants(ID=d, IH=h, IW=w, OD=od, OH=oh, OW=ow, TH=th, TW=tw, V=problem.vector)
+    text += str(constants(ID=d, IH=h, IW=w, OD=od, OH=oh, OW=ow, TH=th, TW=tw, V=problem.vector))
     text += "".join(f"constexpr INDEX {name} = {value};\n" for name, value in strides.items())
     window = problem.window
     if window is None:
         return text
     (kd, kh, kw), (sd, sh, sw) = window.kernel, window.stride
     (pd, ph, pw), (dd, dh, dw) = window.before, window.dilation
-    return text + constants(
+    return text + str(constants(
         KD=kd, KH=kh, KW=kw, SD=sd, SH=sh, SW=sw, PD=pd, PH=ph, PW=pw, DD=dd,
         SPAN_H=(kh - 1) * dh + 1, SPAN_W=(kw - 1) * dw + 1,
         ROWS=(th - 1) * sh + (kh - 1) * dh + 1, COLUMNS=(tw - 1) * sw + (kw - 1) * dw + 1,
         ROW_STEP=dh if th == 1 else 1, COLUMN_STEP=dw if tw == 1 else 1,
         UNROLL=64 if window.loads <= UNROLLED_LOADS else 1,
-    )
+    ))
 
 
 def _lanes(problem: PoolProblem) -> str:
@@ -307,8 +307,8 @@ def _store(problem: PoolProblem) -> str:
         offset((strides[0], strides[4], *strides[1:4]))
         for strides in (extra.strides for extra in problem.epilogue.extras)
     ]
-    result: str = problem.epilogue.result
-    apply: str = problem.epilogue.apply("value", offsets, problem.vector)
+    result, width = str(problem.epilogue.result), problem.vector
+    apply = str(problem.epilogue.apply("value", offsets, width))
     text = _STORE.replace("@DIVIDE@", divide).replace("@Y@", offset(problem.y_strides))
     return text.replace("@RESULT@", result).replace("@EPILOGUE@", apply)
 

@@ -114,3 +114,13 @@ def walk_function(
 def constants(**values: int) -> str:
     """Integers of the source as compile-time constants."""
     return "".join(f"constexpr int {name} = {value};\n" for name, value in values.items())
+
+
+def contiguous_length(sizes: Sequence[int], strides: Sequence[int]) -> int | None:
+    """Number of elements of axes that lie in one run of memory, or None when they do not."""
+    length = 1
+    for size, stride in zip(reversed(sizes), reversed(strides), strict=True):
+        if size > 1 and stride != length:
+            return None
+        length *= size
+    return length
