@@ -3,36 +3,83 @@
 from __future__ import annotations
 
 import logging
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch2rt.backends.backend import Backend
+from torch2rt.build.blob_cache import BlobCache
+from torch2rt.build.compile_ahead import CompileAhead, OnCompiled
 from torch2rt.build.measure import Measure
-from torch2rt.build.planner import make_plan
+from torch2rt.build.planner import make_plans
 from torch2rt.build.timing_cache import TimingCache
+from torch2rt.build.workers import WorkerPool
+from torch2rt.engine.context import Executable
 from torch2rt.engine.engine import Engine
+from torch2rt.engine.plan import Plan
 from torch2rt.network.network import Network
 
 logger = logging.getLogger(__name__)
 
+# Beside the timing cache.
+_BLOBS = "blobs"
+
 
 def build_engine(
     network: Network, profiles: Sequence[Mapping[str, int]], backend: Backend, cache: TimingCache,
-    *, on_progress: Callable[[int], object] | None = None, **details: Any,
+    *, on_progress: Callable[[int], object] | None = None, on_compiled: OnCompiled | None = None,
+    budget_s: float | None = None, **details: Any,
 ) -> Engine:
     """An engine tuned for these values of the shape symbols.
 
-    ``details`` go to `Engine`. The timing cache is saved even when a later step fails.
+    Nothing is measured after ``budget_s`` seconds: the heaviest layers are tuned first, the rest
+    by estimate, and a later build with the same cache goes on from there. ``details`` go to
+    `Engine`. The timing cache is saved even when a later step fails.
     """
     engine = Engine(network, (), backend, **details)
-    measure = Measure(backend, cache, engine.weights, on_progress=on_progress)
-    try:
-        with backend.building():
-            for symbols in profiles:
-                engine.add_plan(make_plan(
-                    network, symbols, measure,
-                    lambda option: engine.prepare(option.tactic.name, option.spec),
-                ))
-    finally:
-        cache.save()
+    version = backend.compiler_version()
+    folder = cache.path.parent / _BLOBS if cache.path is not None else None
+    blobs = BlobCache(folder, version)
+    engine.weights.blob_source = blobs.fetch
+    with WorkerPool(backend.compile_workers) as workers:
+        measure = Measure(
+            backend, cache, engine.weights, on_progress=on_progress, blobs=blobs,
+            deadline=math.inf if budget_s is None else time.monotonic() + budget_s,
+        )
+        if version:
+            measure.compile_ahead = CompileAhead(
+                backend, engine.weights, blobs, workers, on_compiled
+            )
+        try:
+            with backend.building():
+                for symbols in profiles:
+                    plans = make_plans(
+                        network, symbols, measure,
+                        lambda option: engine.prepare(option.tactic.name, option.spec),
+                        backend.max_streams,
+                    )
+                    engine.add_plan(_fastest(plans, engine))
+        finally:
+            cache.save()
+            measure.close()
+            blobs.forget()
     return engine
+
+
+def _fastest(plans: Sequence[Plan], engine: Engine) -> Plan:
+    """The plan that takes the least time, the first where the backend does not time plans."""
+    if len(plans) == 1:
+        return plans[0]
+    layers = {layer.name: layer for layer in engine.network.layers}
+    times: list[float] = []
+    for plan in plans:
+        executable = Executable(plan, layers, engine.backend, engine.weights, engine.prepare)
+        time_us = engine.backend.time_plan_us(executable)
+        if time_us is None:
+            return plans[0]
+        times.append(time_us)
+    best = times.index(min(times))
+    logger.info("plans on %s streams take %s us", [plan.stream_count for plan in plans],
+                [round(time_us, 1) for time_us in times])
+    return plans[best]

@@ -96,12 +96,11 @@ class Measure:
             for spec in order[start : start + lot]:
                 self.options(spec)
 
-    def prepare(self, options: Sequence[Option]) -> None:
+    def compile(self, options: Sequence[Option]) -> None:
         """Compile what these options need, in parallel."""
-        if self.compile_ahead is not None:
-            self.compile_ahead.run(
-                (option.tactic, option.spec) for option in options if not option.views
-            )
+        self._compile([
+            (option.tactic, option.choice, option.spec) for option in options if not option.views
+        ])
 
     def _compile(self, pairs: Sequence[Pair]) -> None:
         if self.compile_ahead is not None:
@@ -141,6 +140,17 @@ class Measure:
             self._told.add(spec.name)
             self.on_progress(1)
         return sorted(options, key=lambda option: (option.time_us, option.tactic.name))
+
+    def time_us(self, option: Option) -> float:
+        """The time of one option with another spec than it was measured with."""
+        pair = (option.tactic, option.choice, option.spec)
+        known_us = self._known_us(pair)
+        if known_us is not None:
+            return known_us
+        if self.is_quick or time.monotonic() >= self.deadline:
+            return option.time_us
+        (time_us, _), = self._measure([pair])
+        return time_us
 
     def failed(self, option: Option, reason: str) -> None:
         """Remember that an option cannot be prepared after all."""
@@ -200,16 +210,21 @@ class Measure:
             for rank, index in enumerate(missing):
                 times[index] = (self._guess_us(pairs[index], rank), len(pairs) == 1)
             return times, []
-        trial = Trial(self.backend, self.weights, self.blobs, self._checker, self.budget_ms)
-        results = trial.run([(pairs[index][0], pairs[index][2]) for index in missing])
+        results = self._measure([pairs[index] for index in missing])
         failures = []
         for index, (time_us, failure) in zip(missing, results, strict=True):
-            tactic, _, spec = pairs[index]
             times[index] = (time_us, True)
-            self.cache.put(self.device, tactic.name, spec.signature, time_us)
             if failure:
-                failures.append(f"{tactic.name}: {failure}")
+                failures.append(f"{pairs[index][0].name}: {failure}")
         return times, failures
+
+    def _measure(self, pairs: Sequence[Pair]) -> list[tuple[float, str]]:
+        """Time candidates of one layer: times into the cache, and why some failed."""
+        trial = Trial(self.backend, self.weights, self.blobs, self._checker, self.budget_ms)
+        results = trial.run([(tactic, spec) for tactic, _, spec in pairs])
+        for (tactic, _, spec), (time_us, _) in zip(pairs, results, strict=True):
+            self.cache.put(self.device, tactic.name, spec.signature, time_us)
+        return results
 
     def _guess_us(self, pair: Pair, rank: int) -> float:
         """An estimate that puts what a tuned plan chose before all others."""

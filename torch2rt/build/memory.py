@@ -1,8 +1,9 @@
 """The memory plan: every block of bytes gets an offset in one arena.
 
 A block lives from the step that first writes it to the step that last reads it, both included.
-Blocks whose lives overlap must not share bytes. Best fit: for each block, the smallest gap
-between those already placed that are alive at the same time.
+Blocks whose lives overlap must not share bytes. With several streams, lives are compared by what
+happens before what (see `torch2rt.build.schedule`), not by the order of the list. Best fit: for
+each block, the smallest gap between those already placed that are alive at the same time.
 """
 
 from __future__ import annotations
@@ -15,11 +16,27 @@ ALIGNMENT = 64
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Bytes needed from step ``first`` to step ``last``, both included."""
+    """Bytes needed from step ``first`` to step ``last``, both included.
+
+    With several streams, ``begin`` and ``end`` hold a step per stream: the last that has ended
+    before anything touches the block, and the last that touches it.
+    """
 
     size_bytes: int
     first: int
     last: int
+    begin: tuple[int, ...] = ()
+    end: tuple[int, ...] = ()
+
+    def overlaps(self, other: Block) -> bool:
+        """Whether the two may be in use at the same time."""
+        if not self.begin:
+            return self.first <= other.last and other.first <= self.last
+        return not (_precedes(self, other) or _precedes(other, self))
+
+
+def _precedes(early: Block, late: Block) -> bool:
+    return all(end <= begin for end, begin in zip(early.end, late.begin, strict=True))
 
 
 def plan_memory(blocks: Sequence[Block]) -> tuple[list[int], int]:
@@ -61,7 +78,7 @@ def _place(blocks: Sequence[Block], order: Sequence[int]) -> list[int]:
         neighbours = sorted(
             (offsets[other], offsets[other] + _aligned(blocks[other].size_bytes))
             for other in placed
-            if blocks[other].first <= block.last and block.first <= blocks[other].last
+            if block.overlaps(blocks[other])
         )
         offsets[index] = _best_gap(neighbours, _aligned(block.size_bytes))
         placed.append(index)

@@ -2,69 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from torch2rt.backends.spec import (
-    LayerSpec,
-    Layout,
-    LayoutChoice,
-    TensorSpec,
-    canonical_layout,
-)
+from torch2rt.backends.spec import Layout, TensorSpec, canonical_layout
 from torch2rt.backends.tactic import Prepared, Unprepared
+from torch2rt.build.action import Action, Key
 from torch2rt.build.measure import Measure, Option
+from torch2rt.build.pitched import Pitches, placed_spec
+from torch2rt.build.reformats import Reformats
+from torch2rt.build.schedule import Schedule, dependencies, worth_streams
 from torch2rt.build.select import Costs, cheapest
-from torch2rt.build.storage import StoragePlan
-from torch2rt.engine.plan import REFORMAT, Plan, PlanStep, PlanTensor
+from torch2rt.build.storage import FinishedStorage, StoragePlan
+from torch2rt.build.values import declare_values, place_view
+from torch2rt.engine.plan import Plan, PlanStep, PlanTensor
 from torch2rt.engine.specs import layer_spec, tensor_spec
-from torch2rt.errors import NoTacticError
-from torch2rt.layers.reformat import Reformat
 from torch2rt.network.layer import Layer
 from torch2rt.network.network import Network
 from torch2rt.network.tensor import Tensor
 
 Prepare = Callable[[Option], Prepared]
 
-# The cost of a reformat that no tactic does: more than any network takes.
-IMPOSSIBLE_US = 1e12
-
-
-class Key(NamedTuple):
-    """A value of the plan: a tensor in a layout; ``copy`` names the output it is a copy for."""
-
-    tensor: Tensor
-    layout: Layout
-    copy: str = ""
-
-
-@dataclass
-class Action:
-    """A layer or a reformat with its option, and the values it reads and writes."""
-
-    layer: str
-    option: Option
-    inputs: list[Key]
-    outputs: list[Key]
-
 
 def make_plan(
     network: Network, symbols: Mapping[str, int], measure: Measure, prepare: Prepare
 ) -> Plan:
-    """The cheapest plan for one concrete shape.
+    """The cheapest plan for one concrete shape, one step after the other.
 
     NoTacticError if a layer cannot be run at all.
     """
+    return make_plans(network, symbols, measure, prepare)[0]
+
+
+def make_plans(
+    network: Network, symbols: Mapping[str, int], measure: Measure, prepare: Prepare,
+    max_streams: int = 1,
+) -> list[Plan]:
+    """The same, and the plan on several streams where that promises to be faster."""
     planner = _Planner(network, dict(symbols), measure, prepare)
     planner.collect()
     while True:
-        actions = planner.actions(planner.choose())
-        plan = planner.place(actions)
-        if plan is not None:
-            return plan
+        placement = planner.place(planner.actions(planner.choose()))
+        if placement is not None:
+            break
+    schedule = placement.schedule(max_streams)
+    return [
+        planner.finish(placement, found)
+        for found in ((None,) if schedule is None else (None, schedule))
+    ]
+
+
+@dataclass
+class _Placement:
+    """Actions whose values have found a place: what is left is the order and the offsets."""
+
+    storage: StoragePlan
+    actions: list[Action]
+    workspaces: list[int]
+    # Number of the step that each action is; views are none.
+    numbers: dict[int, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        steps = [index for index, action in enumerate(self.actions) if not action.is_view]
+        self.numbers = {index: number for number, index in enumerate(steps)}
+
+    def schedule(self, max_streams: int) -> Schedule | None:
+        """Streams for the steps, None where they promise nothing."""
+        if max_streams < 2:
+            return None
+        accesses = self.storage.accesses(self.numbers).values()
+        times_us = [self.actions[index].time_us for index in self.numbers]
+        before = dependencies(list(accesses), len(times_us))
+        return worth_streams(before, times_us, max_streams)
+
+    def finish(self, schedule: Schedule | None) -> FinishedStorage:
+        """Offsets for all values and workspaces."""
+        if schedule is None:
+            return self.storage.finish(self.workspaces)
+        return self.storage.finish_scheduled(self.workspaces, schedule, self.numbers)
 
 
 @dataclass
@@ -76,16 +93,21 @@ class _Planner:
     layers: list[Layer] = field(default_factory=list)
     options: list[list[Option]] = field(default_factory=list)
     all_options: dict[str, list[Option]] = field(default_factory=dict)
-    reformats: dict[tuple[TensorSpec, Layout], Option | None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.reformats = Reformats(self.measure, self.symbols)
+        self.pitches = Pitches(self.measure, self.all_options)
 
     def collect(self) -> None:
         """Options of every layer that computes something: the best for each layout choice."""
-        for layer in self.network.layers:
-            spec = layer_spec(layer, self.symbols)
-            if all(output.element_count == 0 for output in spec.outputs):
-                continue
-            found = self.measure.options(spec)
-            self.layers.append(layer)
+        specs = {layer: layer_spec(layer, self.symbols) for layer in self.network.layers}
+        self.layers = [
+            layer for layer, spec in specs.items()
+            if any(output.element_count for output in spec.outputs)
+        ]
+        self.measure.tune([specs[layer] for layer in self.layers])
+        for layer in self.layers:
+            found = self.measure.options(specs[layer])
             self.all_options[layer.name] = found
             self.options.append(_best_per_choice(found))
 
@@ -116,14 +138,14 @@ class _Planner:
 
     def _from_plain(self, tensor: Tensor, consumer: int, position: int) -> Costs:
         return np.array([
-            self._reformat_us(tensor, Layout.PLAIN, option.choice.inputs[position])
+            self.reformats.time_us(tensor, Layout.PLAIN, option.choice.inputs[position])
             for option in self.options[consumer]
         ])
 
     def _to_plain(self, tensor: Tensor, producer: int) -> Costs:
         position = self.layers[producer].outputs.index(tensor)
         return np.array([
-            self._reformat_us(tensor, option.choice.outputs[position], Layout.PLAIN)
+            self.reformats.time_us(tensor, option.choice.outputs[position], Layout.PLAIN)
             for option in self.options[producer]
         ])
 
@@ -131,42 +153,11 @@ class _Planner:
         output = self.layers[producer].outputs.index(tensor)
         return np.array([
             [
-                self._reformat_us(tensor, a.choice.outputs[output], b.choice.inputs[position])
+                self.reformats.time_us(tensor, a.choice.outputs[output], b.choice.inputs[position])
                 for b in self.options[consumer]
             ]
             for a in self.options[producer]
         ])
-
-    def _reformat_us(self, tensor: Tensor, source: Layout, target: Layout) -> float:
-        spec = tensor_spec(tensor, self.symbols)
-        if canonical_layout(spec.with_layout(source)) == canonical_layout(spec.with_layout(target)):
-            return 0.0
-        option = self._reformat(spec.with_layout(source), target)
-        return option.time_us if option is not None else IMPOSSIBLE_US
-
-    def _reformat(self, source: TensorSpec, target: Layout) -> Option | None:
-        """The fastest way from one layout to another, None where this backend has none."""
-        if (source, target) not in self.reformats:
-            spec = LayerSpec(
-                REFORMAT, REFORMAT, Reformat(source.dtype), None,
-                (source,), (source.with_layout(target),), (None,),
-            )
-            wanted = LayoutChoice((source.layout,), (target,))
-            ways = [option for option in self.measure.options(spec) if option.choice == wanted]
-            self.reformats[source, target] = ways[0] if ways else None
-        return self.reformats[source, target]
-
-    def _reformat_action(self, source: Key, target: Key) -> Action:
-        """A reformat from one value to another. NoTacticError where this backend has none."""
-        spec = tensor_spec(source.tensor, self.symbols).with_layout(source.layout)
-        option = self._reformat(spec, target.layout)
-        if option is None:
-            raise NoTacticError(
-                backend=self.measure.backend.name, layer=REFORMAT, kind=REFORMAT,
-                where=source.tensor.name,
-                reasons=f"  nothing goes from {spec} to {target.layout.value}",
-            )
-        return Action("", option, [source], [target])
 
     # ---- actions --------------------------------------------------------------------------
 
@@ -186,7 +177,9 @@ class _Planner:
                 canonical = self._canonical(tensor, layout)
                 have[tensor] = [canonical]
                 outputs.append(Key(tensor, canonical))
-            actions.append(Action(layer.name, option, inputs, outputs))
+            actions.append(
+                Action(layer.name, option, inputs, outputs, option.spec, option.time_us)
+            )
         bound: set[Tensor] = set()
         for name, tensor in self.network.outputs.items():
             source = self._available(tensor, Layout.PLAIN, have, actions)
@@ -206,7 +199,7 @@ class _Planner:
             source = have[tensor][0]
             spec = tensor_spec(tensor, self.symbols).with_layout(source)
             if spec.element_count:
-                actions.append(self._reformat_action(Key(tensor, source), Key(tensor, target)))
+                actions.append(self.reformats.action(Key(tensor, source), Key(tensor, target)))
             have[tensor].append(target)
         return Key(tensor, target)
 
@@ -214,26 +207,23 @@ class _Planner:
         spec = tensor_spec(source.tensor, self.symbols)
         if spec.element_count:
             target = Key(source.tensor, Layout.PLAIN, name)
-            actions.append(self._reformat_action(source, target))
+            actions.append(self.reformats.action(source, target))
 
     def _canonical(self, tensor: Tensor, layout: Layout) -> Layout:
         return canonical_layout(tensor_spec(tensor, self.symbols).with_layout(layout))
 
     # ---- storage --------------------------------------------------------------------------
 
-    def place(self, actions: list[Action]) -> Plan | None:
-        """The finished plan; None after striking out a view that cannot be placed."""
-        storage = self._declare(actions)
-        for step, action in enumerate(actions):
-            for key in action.inputs:
-                storage.read(key, step)
-            if not action.option.views:
-                for key in action.outputs:
-                    storage.written(key, step)
-        for action in actions:
-            if action.option.views and not self._place_views(storage, action):
-                self._strike_out(action)
-                return None
+    def place(self, actions: list[Action]) -> _Placement | None:
+        """Storage and code for all; None after striking out what cannot be had."""
+        storage = declare_values(self.network, self.symbols, actions)
+        made_by = self._place_views(storage, actions)
+        if made_by is None:
+            return None
+        culprit = self.pitches.settle(storage, actions, made_by)
+        if culprit is not None:
+            self._strike_out(culprit)
+            return None
         prepared = self._prepare_all(actions)
         if prepared is None:
             return None
@@ -241,56 +231,40 @@ class _Planner:
             if state is not None:
                 self._overwrite(storage, action, state, step)
         workspaces = [state.workspace_bytes if state is not None else 0 for state in prepared]
-        return self._finish(storage, actions, workspaces)
+        return _Placement(storage, actions, workspaces)
 
-    def _declare(self, actions: list[Action]) -> StoragePlan:
-        storage = StoragePlan()
-        inputs = {tensor: name for name, tensor in self.network.inputs.items()}
-        outputs: dict[Tensor, str] = {}
-        for name, tensor in self.network.outputs.items():
-            outputs.setdefault(tensor, name)
-        keys = [key for action in actions for key in (*action.inputs, *action.outputs)]
-        for key in dict.fromkeys(keys):
-            size = tensor_spec(key.tensor, self.symbols).with_layout(key.layout).size_bytes
-            is_plain = key.layout is Layout.PLAIN
-            if key.tensor.is_constant and not key.copy:
-                storage.declare(key, size, "constant", key.tensor.name)
-            elif key.copy:
-                storage.declare(key, size, "output", key.copy)
-            elif key.tensor in inputs and is_plain:
-                storage.declare(key, size, "input", inputs[key.tensor])
-            elif key.tensor in outputs and is_plain:
-                storage.declare(key, size, "output", outputs[key.tensor])
-            else:
-                storage.declare(key, size)
-        return storage
-
-    @staticmethod
-    def _place_views(storage: StoragePlan, action: Action) -> bool:
-        ends = {"input": action.inputs, "output": action.outputs}
-        return all(
-            storage.place_inside(
-                ends[view.inner[0]][view.inner[1]], ends[view.outer[0]][view.outer[1]],
-                view.offset_bytes,
-            )
-            is None
-            for view in action.option.views
-        )
+    def _place_views(
+        self, storage: StoragePlan, actions: list[Action]
+    ) -> dict[Key, Action] | None:
+        """The view that placed each value inside another; None after striking one out."""
+        made_by: dict[Key, Action] = {}
+        for action in actions:
+            for view in action.option.views:
+                inner = place_view(storage, action, view)
+                if inner is None:
+                    self._strike_out(action)
+                    return None
+                made_by[inner] = action
+        return made_by
 
     def _prepare_all(self, actions: list[Action]) -> list[Prepared | None] | None:
         """Code for every action that is no view; None after striking out one that has none.
 
         Only an option that was never measured can fail here.
         """
+        final = [replace(action.option, spec=action.spec) for action in actions]
+        self.measure.compile(final)
         prepared: list[Prepared | None] = []
-        for action in actions:
+        for action, option in zip(actions, final, strict=True):
             try:
-                prepared.append(None if action.option.views else self.prepare(action.option))
+                prepared.append(None if action.is_view else self.prepare(option))
             except Unprepared as error:
-                self.measure.failed(action.option, str(error))
-                if action.layer:
+                self.measure.failed(option, str(error))
+                if action.is_pitched:
+                    self.pitches.refuse(action)
+                elif action.layer:
                     self._strike_out(action)
-                self.reformats.clear()
+                self.reformats.forget()
                 return None
         return prepared
 
@@ -321,40 +295,42 @@ class _Planner:
             if storage.overwrite(action.outputs[0], action.inputs[position], step):
                 return
 
-    def _finish(
-        self, storage: StoragePlan, actions: list[Action], workspaces: list[int]
-    ) -> Plan:
-        finished = storage.finish(workspaces)
-        tensors: dict[tuple[Key, Layout], int] = {}
+    def finish(self, placement: _Placement, schedule: Schedule | None) -> Plan:
+        """The plan of a placement, on one stream or several."""
+        finished = placement.finish(schedule)
+        tensors: dict[tuple[Key, TensorSpec], int] = {}
         rows: list[PlanTensor] = []
 
-        def number(key: Key, layout: Layout) -> int:
-            if (key, layout) not in tensors:
-                if self._canonical(key.tensor, layout) != key.layout:
-                    raise AssertionError(f"{key.tensor.name} is {key.layout}, read as {layout}")
-                tensors[key, layout] = len(rows)
-                spec = tensor_spec(key.tensor, self.symbols).with_layout(layout)
+        def number(key: Key, spec: TensorSpec) -> int:
+            if (key, spec) not in tensors:
+                if self._canonical(key.tensor, spec.layout) != key.layout:
+                    raise AssertionError(f"{key.tensor.name} is {key.layout}, read as {spec}")
+                if spec != placed_spec(placement.storage, key, spec.with_layout(spec.layout)):
+                    raise AssertionError(f"{key.tensor.name} does not lie as {spec}")
+                tensors[key, spec] = len(rows)
                 rows.append(PlanTensor(key.tensor.name, spec, finished.storage[key]))
-            return tensors[key, layout]
+            return tensors[key, spec]
+
+        def numbers(keys: Sequence[Key], specs: Sequence[TensorSpec]) -> tuple[int, ...]:
+            return tuple(number(key, spec) for key, spec in zip(keys, specs, strict=True))
 
         steps = []
-        for step, action in enumerate(actions):
-            if action.option.views:
-                continue
-            choice = action.option.choice
-            inputs = zip(action.inputs, choice.inputs, strict=True)
-            outputs = zip(action.outputs, choice.outputs, strict=True)
+        for index, step in placement.numbers.items():
+            action = placement.actions[index]
             steps.append(PlanStep(
                 action.layer, action.option.tactic.name,
-                tuple(number(key, layout) for key, layout in inputs),
-                tuple(number(key, layout) for key, layout in outputs),
-                finished.workspace_offsets[step], round(action.option.time_us, 3),
+                numbers(action.inputs, action.spec.inputs),
+                numbers(action.outputs, action.spec.outputs),
+                finished.workspace_offsets[index], round(action.time_us, 3),
+                schedule.streams[step] if schedule is not None else 0,
+                schedule.waits[step] if schedule is not None else (),
             ))
         return Plan(
             symbols=self.symbols, tensors=tuple(rows), steps=tuple(steps),
             arena_bytes=finished.arena_bytes, live_bytes=finished.live_bytes,
-            viewed=tuple(a.layer for a in actions if a.option.views),
-            runners_up=self._runners_up(actions),
+            viewed=tuple(a.layer for a in placement.actions if a.is_view),
+            runners_up=self._runners_up(placement.actions),
+            untuned=sum(not action.option.is_tuned for action in placement.actions),
         )
 
     def _runners_up(self, actions: list[Action]) -> dict[str, tuple[tuple[str, float], ...]]:

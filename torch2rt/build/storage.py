@@ -1,18 +1,21 @@
 """Which tensors share memory, and where each one lies.
 
 Every value of a plan starts as a block of its own. A *view* places one value inside another (a
-reshape, a slice, an input of a concat that is written in place); an *overwrite* lets a step write
-its result over an input that nobody reads any more. Both link a value to a parent at an offset;
-the roots that remain become blocks of the arena, or are memory of the caller.
+reshape, a slice, an input of a concat that is written in place), together or in runs of bytes; an
+*overwrite* lets a step write its result over an input that nobody reads any more. Both link a
+value to a piece of a parent; the roots that remain become blocks of the arena, or are memory of
+the caller.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from torch2rt.build.memory import Block, live_bytes, plan_memory
+from torch2rt.build.piece import Piece
+from torch2rt.build.schedule import Access, Schedule
 from torch2rt.engine.plan import Storage
 
 Key: TypeAlias = Hashable
@@ -23,10 +26,11 @@ class _Value:
     size_bytes: int
     place: str = "arena"
     binding: str = ""
-    parent: tuple[Key, int] | None = None
+    parent: tuple[Key, Piece] | None = None
     first: int | None = None
     last: int = -1
     reads: list[int] = field(default_factory=list)
+    writes: list[int] = field(default_factory=list)
 
 
 @dataclass
@@ -34,6 +38,7 @@ class StoragePlan:
     """Links between values, their lives, and at the end their storage."""
 
     values: dict[Key, _Value] = field(default_factory=dict)
+    _has_runs: bool = False
 
     def declare(self, key: Key, size_bytes: int, place: str = "arena", binding: str = "") -> None:
         """A value: in the arena, or memory of the caller ("input", "output", "constant")."""
@@ -42,6 +47,7 @@ class StoragePlan:
     def written(self, key: Key, step: int) -> None:
         """The value is written by this step."""
         value = self.values[key]
+        value.writes.append(step)
         value.first = step if value.first is None else min(value.first, step)
         value.last = max(value.last, step)
 
@@ -53,41 +59,75 @@ class StoragePlan:
 
     def root(self, key: Key) -> tuple[Key, int]:
         """The outermost value it lies in, and its offset there in bytes."""
-        offset = 0
-        while (parent := self.values[key].parent) is not None:
-            key = parent[0]
-            offset += parent[1]
-        return key, offset
+        root, piece = self.place(key)
+        return root, piece.offset_bytes
 
-    def place_inside(self, inner: Key, outer: Key, offset_bytes: int) -> str | None:
-        """Make ``inner`` a part of ``outer``; the reason when that is not possible."""
+    def place(self, key: Key) -> tuple[Key, Piece]:
+        """The outermost value it lies in, and the piece of that which it is."""
+        root, piece = self._place(key)
+        if piece is None:
+            raise ValueError(f"{key} is no piece of what it lies in")
+        return root, piece
+
+    def _place(self, key: Key) -> tuple[Key, Piece | None]:
+        value = self.values[key]
+        if value.parent is None:
+            return key, Piece(0, value.size_bytes)
+        outer, link = value.parent
+        root, piece = self._place(outer)
+        return root, link.inside(piece) if piece is not None else None
+
+    def place_inside(
+        self, inner: Key, outer: Key, offset_bytes: int, run_bytes: int = 0, pitch_bytes: int = 0
+    ) -> str | None:
+        """Make ``inner`` a part of ``outer``; the reason when that is not possible.
+
+        ``run_bytes`` every ``pitch_bytes`` if it is not dense there.
+        """
         value, container = self.values[inner], self.values[outer]
+        piece = Piece(offset_bytes, value.size_bytes, run_bytes, pitch_bytes)
         if value.parent is not None:
             return "it already lies inside another tensor"
-        if self.root(outer)[0] == inner:
+        if self._root_key(outer) == inner:
             return "each would lie inside the other"
-        if offset_bytes + value.size_bytes > container.size_bytes:
+        if piece.end_bytes > container.size_bytes:
             return "it does not fit"
         if "constant" in (value.place, container.place):
             return "a constant has its own memory"
         if value.place == "input":
             return "it is memory of the caller"
         if value.place == "output":
-            return self._claim_output(value, outer, offset_bytes)
-        value.parent = (outer, offset_bytes)
+            return self._claim_output(value, outer, piece)
+        value.parent = (outer, piece)
+        has_runs = self._has_runs or not piece.is_dense
+        if has_runs and not all(self._is_piece(key) for key in self.values):
+            value.parent = None
+            return "what lies inside would not lie in even runs of whole 16 bytes"
+        self._has_runs = has_runs
         return None
 
-    def _claim_output(self, value: _Value, outer: Key, offset_bytes: int) -> str | None:
+    def _is_piece(self, key: Key) -> bool:
+        """Whether a value can be described where it lies; what is dense may start anywhere."""
+        _, piece = self._place(key)
+        return piece is not None and (piece.is_dense or piece.is_aligned)
+
+    def _root_key(self, key: Key) -> Key:
+        while (parent := self.values[key].parent) is not None:
+            key = parent[0]
+        return key
+
+    def _claim_output(self, value: _Value, outer: Key, piece: Piece) -> str | None:
         """An output of the network covers the whole of its root: the root takes its place."""
-        root_key, root_offset = self.root(outer)
+        root_key, within = self.place(outer)
         root = self.values[root_key]
         if root.place != "arena":
             return "two bindings would share memory"
-        if root_offset + offset_bytes or root.size_bytes != value.size_bytes:
+        is_whole = within.is_dense and piece.is_dense and root.size_bytes == value.size_bytes
+        if within.offset_bytes + piece.offset_bytes or not is_whole:
             return "it is an output of the network and only part of the other"
         root.place, root.binding = "output", value.binding
         value.place = "arena"
-        value.parent = (outer, offset_bytes)
+        value.parent = (outer, piece)
         return None
 
     def overwrite(self, result: Key, operand: Key, step: int) -> bool:
@@ -98,8 +138,7 @@ class StoragePlan:
         put another result there.
         """
         value, source = self.values[result], self.values[operand]
-        root_key, _ = self.root(operand)
-        if value.parent is not None or source.parent is not None or root_key != operand:
+        if value.parent is not None or source.parent is not None:
             return False
         if value.place != "arena" or source.place != "arena":
             return False
@@ -109,7 +148,7 @@ class StoragePlan:
             return False
         if any(v.first is not None and v.first >= step for v in self._inside(operand)):
             return False
-        value.parent = (operand, 0)
+        value.parent = (operand, Piece(0, value.size_bytes))
         return True
 
     def _last_use(self, root: Key) -> int:
@@ -121,20 +160,60 @@ class StoragePlan:
         return sum(value.reads.count(step) for value in self._inside(root))
 
     def _inside(self, root: Key) -> list[_Value]:
-        return [value for key, value in self.values.items() if self.root(key)[0] == root]
+        return [value for key, value in self.values.items() if self._root_key(key) == root]
+
+    def accesses(self, numbers: Mapping[int, int]) -> dict[Key, list[Access]]:
+        """What the steps do to each root, in the order of the steps.
+
+        ``numbers`` gives each step's number; steps without one run nothing.
+        """
+        found: dict[Key, list[Access]] = {}
+        for key, value in self.values.items():
+            root, piece = self.place(key)
+            accesses = found.setdefault(root, [])
+            for steps, is_write in ((value.reads, False), (value.writes, True)):
+                accesses += [
+                    Access(numbers[step], piece, is_write) for step in steps if step in numbers
+                ]
+        return {root: sorted(rows, key=lambda row: row.step) for root, rows in found.items()}
 
     def finish(self, workspaces: Sequence[int]) -> FinishedStorage:
         """Offsets for all values and for the workspace (in bytes) of each step."""
-        lives: dict[Key, tuple[int, int]] = {}
+        lives: dict[Key, Block] = {}
         for key, value in self.values.items():
-            root, _ = self.root(key)
+            root = self._root_key(key)
             first = value.first if value.first is not None else value.last
             if self.values[root].place != "arena" or value.last < 0:
                 continue
-            low, high = lives.get(root, (first, value.last))
-            lives[root] = (min(low, first), max(high, value.last))
-        blocks = [Block(self.values[r].size_bytes, lo, hi) for r, (lo, hi) in lives.items()]
-        blocks += [Block(size, step, step) for step, size in enumerate(workspaces) if size]
+            size = self.values[root].size_bytes
+            life = lives.get(root, Block(size, first, value.last))
+            lives[root] = Block(size, min(life.first, first), max(life.last, value.last))
+        blocks = [Block(size, step, step) for step, size in enumerate(workspaces) if size]
+        return self._finish(lives, blocks, workspaces)
+
+    def finish_scheduled(
+        self, workspaces: Sequence[int], schedule: Schedule, numbers: Mapping[int, int]
+    ) -> FinishedStorage:
+        """The same when steps run on several streams."""
+
+        def block(size: int, steps: Sequence[int]) -> Block:
+            return Block(
+                size, min(steps), max(steps), schedule.begin(steps), schedule.end(steps)
+            )
+
+        lives = {
+            root: block(self.values[root].size_bytes, [access.step for access in accesses])
+            for root, accesses in self.accesses(numbers).items()
+            if accesses and self.values[root].place == "arena"
+        }
+        blocks = [block(size, [numbers[i]]) for i, size in enumerate(workspaces) if size]
+        return self._finish(lives, blocks, workspaces)
+
+    def _finish(
+        self, lives: Mapping[Key, Block], extra: Sequence[Block], workspaces: Sequence[int]
+    ) -> FinishedStorage:
+        """``extra`` are the blocks of the workspaces that are not empty."""
+        blocks = [*lives.values(), *extra]
         offsets, arena_bytes = plan_memory(blocks)
         root_offsets = dict(zip(lives, offsets, strict=False))
         rest = iter(offsets[len(lives):])
@@ -145,7 +224,7 @@ class StoragePlan:
             live_bytes(blocks),
         )
 
-    def _storage(self, key: Key, root_offsets: dict[Key, int]) -> Storage:
+    def _storage(self, key: Key, root_offsets: Mapping[Key, int]) -> Storage:
         root_key, offset = self.root(key)
         root = self.values[root_key]
         return Storage(root.place, root.binding, root_offsets.get(root_key, 0) + offset)

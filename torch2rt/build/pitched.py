@@ -1,0 +1,158 @@
+"""Operands in runs: every tactic that meets a tensor inside a wider one must take it so.
+
+A concat written in place and a slice read in place spare a copy, but their neighbours read and
+write memory with gaps. Where a neighbour's tactic cannot, another that can takes its place if it
+loses less time than the copy takes; else the view is given up.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from torch2rt.backends.spec import LayerSpec, TensorSpec
+from torch2rt.build.action import Action, Key
+from torch2rt.build.measure import Measure, Option
+from torch2rt.build.storage import StoragePlan
+
+# Rivals of a tactic that cannot: so many are tried.
+_MOST_WAYS = 3
+
+
+@dataclass
+class Pitches:
+    """Shows each action of a plan the runs of its operands.
+
+    ``options`` are those of each layer. ``refused`` are tactics with specs that failed.
+    """
+
+    measure: Measure
+    options: Mapping[str, list[Option]]
+    refused: set[tuple[str, str]] = field(default_factory=set)
+
+    def settle(
+        self, storage: StoragePlan, actions: Sequence[Action], made_by: Mapping[Key, Action]
+    ) -> Action | None:
+        """Give every action the specs of its operands; else the view that is not worth it.
+
+        ``made_by`` gives the view that placed a value inside another.
+        """
+        affected: list[tuple[Action, list[Option]]] = []
+        for action in actions:
+            if action.is_view or all(self._is_dense(storage, key) for key in _keys(action)):
+                continue
+            ways = self._ways(storage, action)
+            if not ways:
+                return self.culprit(storage, action, made_by)
+            affected.append((action, ways))
+        self.measure.compile([way for _, ways in affected for way in ways])
+        lost_us: dict[int, float] = {}
+        for action, ways in affected:
+            culprit = self.culprit(storage, action, made_by)
+            before_us = action.option.time_us
+            timed = [(self.measure.time_us(way), way) for way in ways]
+            time_us, best = min(timed, key=lambda pair: pair[0])
+            lost = lost_us.get(id(culprit), 0.0) + max(time_us - before_us, 0.0)
+            if not math.isfinite(time_us) or lost > self._copy_us(culprit):
+                return culprit
+            lost_us[id(culprit)] = lost
+            dense = next(option for option in self._rivals(action) if _is_way(best, option))
+            action.use(dense, best.spec, time_us)
+        return None
+
+    def refuse(self, action: Action) -> None:
+        """Remember that an action's tactic fails with its operands in runs."""
+        self.refused.add((action.option.tactic.name, action.spec.signature))
+
+    def culprit(
+        self, storage: StoragePlan, action: Action, made_by: Mapping[Key, Action]
+    ) -> Action:
+        """The view that made an operand of an action lie in runs."""
+        for key in _keys(action):
+            if not self._is_dense(storage, key):
+                return _placed_by(storage, key, made_by)
+        raise ValueError(f"no operand of {action.layer} lies in runs")
+
+    def _ways(self, storage: StoragePlan, action: Action) -> list[Option]:
+        """The fastest options with the same layouts that take the operands as they lie.
+
+        The chosen one alone where it does: the rest were slower without runs.
+        """
+        ways = []
+        for option in (action.option, *self._rivals(action)):
+            spec = _spec(storage, action, option.spec)
+            if spec is None or (option.tactic.name, spec.signature) in self.refused:
+                continue
+            if option.tactic.takes_pitch(spec):
+                ways.append(replace(option, spec=spec))
+                if option is action.option or len(ways) == _MOST_WAYS:
+                    break
+        return ways
+
+    def _rivals(self, action: Action) -> list[Option]:
+        """The options with the same layouts, the action's own included."""
+        rivals = [
+            option for option in self.options.get(action.layer, ())
+            if option.choice == action.option.choice and not option.views
+        ]
+        is_there = any(option is action.option for option in rivals)
+        return rivals if is_there else [action.option, *rivals]
+
+    def _copy_us(self, view: Action) -> float:
+        """What the copy takes that a view spares."""
+        copies = [o.time_us for o in self.options.get(view.layer, ()) if not o.views]
+        return min(copies, default=math.inf)
+
+    @staticmethod
+    def _is_dense(storage: StoragePlan, key: Key) -> bool:
+        return storage.place(key)[1].is_dense
+
+
+def _placed_by(storage: StoragePlan, key: Key, made_by: Mapping[Key, Action]) -> Action:
+    """The nearest view from a value outwards that puts it in runs."""
+    inner: Key = key
+    while (parent := storage.values[inner].parent) is not None:
+        if not parent[1].is_dense:
+            return made_by[inner]
+        inner = parent[0]  # type: ignore[assignment]
+    raise ValueError(f"{key.tensor.name} does not lie in runs")
+
+
+def _keys(action: Action) -> list[Key]:
+    return [*action.inputs, *action.outputs]
+
+
+def _is_way(way: Option, option: Option) -> bool:
+    return way.tactic is option.tactic and way.choice == option.choice
+
+
+def _spec(storage: StoragePlan, action: Action, spec: LayerSpec) -> LayerSpec | None:
+    """A spec with the operands as they lie; None if they do not lie in runs of whole axes."""
+    try:
+        return replace(
+            spec,
+            inputs=_placed(storage, action.inputs, spec.inputs),
+            outputs=_placed(storage, action.outputs, spec.outputs),
+        )
+    except ValueError:
+        return None
+
+
+def _placed(
+    storage: StoragePlan, keys: Sequence[Key], tensors: Sequence[TensorSpec]
+) -> tuple[TensorSpec, ...]:
+    return tuple(
+        placed_spec(storage, key, tensor) for key, tensor in zip(keys, tensors, strict=True)
+    )
+
+
+def placed_spec(storage: StoragePlan, key: Key, tensor: TensorSpec) -> TensorSpec:
+    """An operand as it lies. ValueError if it does not lie in runs of whole axes."""
+    _, piece = storage.place(key)
+    if piece.is_dense:
+        return tensor
+    size = tensor.dtype.itemsize_bytes
+    if tensor.layout.block > 1:
+        raise ValueError(f"{tensor} is blocked")
+    return tensor.with_pitch(piece.run_bytes // size, piece.pitch_bytes // size)
