@@ -18,6 +18,7 @@ from tactic_testing import make_spec
 
 from torch2rt.backends.backend import find_tactic
 from torch2rt.backends.buffer import Buffer
+from torch2rt.backends.cuda.cudnn.graph import planned_graph
 from torch2rt.backends.cuda.cudnn.plan import PlanJob
 from torch2rt.backends.cuda.device import preparing_for
 from torch2rt.backends.devices import open_backend
@@ -202,12 +203,21 @@ def test_a_plan_of_another_version_is_a_reason() -> None:
             tactic.prepare(spec, BlobWeights(arrays, broken))
 
 
-def test_a_job_needs_no_more_than_properties_of_a_gpu() -> None:
-    """What was built for the properties of this GPU runs on it."""
+def test_plans_are_also_built_for_properties_of_a_gpu(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Without a handle; how many it proposes either way is printed."""
     import cudnn
 
-    tactic, spec, _, _ = small()
     properties = cudnn.create_device_properties(0).serialize()
-    job = PlanJob(tactic.graph(spec).description, 0, properties)
-    assert len(job.run()) > 1000
-    assert len(replace(job, device=0).run()) > 1000
+    for case in CASES:
+        kind, inputs, epilogue = layers()[case]
+        tactic, spec, _ = _spec(kind, inputs, epilogue, [])
+        description = tactic.graph(spec).description
+        counts = [len(planned_graph(description, device).plans) for device in (0, properties)]
+        with capsys.disabled():
+            print(f"\n{case}: {counts[0]} plans for the GPU, {counts[1]} for its properties")
+        assert min(counts) > 0
+        job = PlanJob(description, 0, properties)
+        assert len(job.run()) > 1000
+        assert len(replace(job, device=0).run()) > 1000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import AbstractContextManager
 from functools import cache
 from typing import Any
 
@@ -40,14 +41,16 @@ def current_gpu() -> int:
     return int(cupy.cuda.runtime.getDevice())
 
 
-@cache
-def _handle_of(gpu: int) -> Any:
+def on_gpu(gpu: int) -> AbstractContextManager[Any]:
+    """Inside, this GPU is the current one."""
     import cupy
 
-    with cupy.cuda.Device(gpu):
+    device: AbstractContextManager[Any] = cupy.cuda.Device(gpu)
+    return device
+
+
+@cache
+def handle_of(gpu: int) -> Any:
+    """The cuDNN handle of a GPU, made once."""
+    with on_gpu(gpu):
         return cudnn().create_handle()
-
-
-def current_handle() -> Any:
-    """The cuDNN handle of the current GPU, made once."""
-    return _handle_of(current_gpu())

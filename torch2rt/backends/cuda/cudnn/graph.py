@@ -7,7 +7,7 @@ from functools import lru_cache
 from operator import methodcaller
 from typing import Any
 
-from torch2rt.backends.cuda.cudnn.binding import cudnn, failures
+from torch2rt.backends.cuda.cudnn.binding import cudnn, failures, handle_of
 from torch2rt.backends.cuda.cudnn.description import (
     Attribute,
     GraphDescription,
@@ -26,12 +26,12 @@ _CONVOLUTION_ATTRIBUTES = ("pre_padding", "post_padding", "stride", "dilation")
 def planned_graph(description: GraphDescription, device: int | str) -> Any:
     """The graph with its plans proposed, none built. Unprepared when cuDNN proposes none.
 
-    ``device`` is the index of a GPU that this process sees, or a GPU's properties as cuDNN writes
-    them: no GPU is needed to build for one.
+    ``device`` is the index of the current GPU, or a GPU's properties as cuDNN writes them: no GPU
+    is needed to build for those.
     """
     module = cudnn()
     try:
-        graph = _graph(description, module.create_device_properties(device))
+        graph = _graph(description, device)
         graph.validate()
         graph.build_operation_graph()
         graph.create_execution_plans([module.heur_mode.A])
@@ -76,11 +76,17 @@ def _first_line(error: Exception) -> str:
     return text.splitlines()[0][:200] if text else type(error).__name__
 
 
-def _graph(description: GraphDescription, properties: Any) -> Any:
+def _target(device: int | str) -> dict[str, Any]:
+    if isinstance(device, int):
+        return {"handle": handle_of(device)}
+    return {"device_property": cudnn().create_device_properties(device)}
+
+
+def _graph(description: GraphDescription, device: int | str | None) -> Any:
     types = cudnn().data_type
     graph = cudnn().pygraph(
         io_data_type=data_type(description.output.dtype), intermediate_data_type=types.FLOAT,
-        compute_data_type=types.FLOAT, device_property=properties,
+        compute_data_type=types.FLOAT, **({} if device is None else _target(device)),
     )
     values = [
         _tensor(graph, operand, uid) for uid, operand in enumerate(description.operands, start=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +12,9 @@ from torch2rt.backends.cuda.cudnn.binding import (
     EXECUTING,
     cudnn,
     current_gpu,
-    current_handle,
     failures,
+    handle_of,
+    on_gpu,
 )
 from torch2rt.backends.cuda.cudnn.description import GraphDescription
 from torch2rt.backends.cuda.cudnn.graph import build_plan, planned_graph
@@ -37,6 +39,10 @@ class PlanJob:
 
     def run(self) -> bytes:
         """The plan's workspace size and its serialised form. Raises Unprepared if there is none."""
+        with on_gpu(self.device) if isinstance(self.device, int) else nullcontext():
+            return self._build()
+
+    def _build(self) -> bytes:
         graph = planned_graph(self.description, self.device)
         index = build_plan(
             graph, self.choice, may_be_barred=self.description.is_full_float32
@@ -55,7 +61,7 @@ class Plan:
     """A plan ready to be executed on the GPU that was current when it was loaded."""
 
     def __init__(self, data: bytes) -> None:
-        self._handle = current_handle()
+        self._handle = handle_of(current_gpu())
         self._graph: Any = cudnn().pygraph()
         try:
             self._graph.deserialize(self._handle, list(data))
