@@ -165,7 +165,7 @@ def real_gpu() -> TestedDevice:
     return RealGpu()
 
 
-def tested_device() -> TestedDevice:
+def device_under_test() -> TestedDevice:
     """Where `check_cuda_tactic` runs: as the fixture ``cuda_device`` says, else emulated."""
     return _tested.get(emulated())
 
@@ -279,7 +279,7 @@ def run_prepared(
     overwritten: int | None = None,
 ) -> list[torch.Tensor]:
     """Outputs of a prepared tactic, checked for what it must not touch."""
-    device = tested_device()
+    device = device_under_test()
     regions = _regions(device, prepared, spec, overwritten)
     workspace = device.arena(prepared.workspace_bytes + 2 * GUARD_BYTES)
     workspace.raw[:] = GUARD
@@ -408,7 +408,7 @@ def check_cuda_tactic(
     """
     spec = make_spec(kind, inputs, epilogue, constants, out_dtype)
     tactic = find_tactic(TACTICS, name)
-    with preparing_for(tested_device().device):
+    with preparing_for(device_under_test().device):
         refusal = tactic.supports(spec)
     assert not isinstance(refusal, Refusal), f"{name} refuses: {refusal.reason}"
     types = [TensorType(output.shape, output.dtype) for output in spec.outputs]
@@ -416,7 +416,7 @@ def check_cuda_tactic(
     arrays = {f"c{i}": constant_from_torch(inputs[i])[0] for i in constants}
     made: list[Prepared] = []
     reasons = []
-    with preparing_for(tested_device().device):
+    with preparing_for(device_under_test().device):
         choices = tactic.layouts(spec)
     for choice in choices:
         chosen = spec.with_layouts(choice)
@@ -424,7 +424,7 @@ def check_cuda_tactic(
             chosen = with_pitches(chosen, pitched)
             assert tactic.takes_pitch(chosen), f"{name} takes no pitch: {chosen}"
         try:
-            with preparing_for(tested_device().device):
+            with preparing_for(device_under_test().device):
                 weights = BlobWeights(arrays)
                 tactic.prepare(chosen, weights)
                 prepared = tactic.prepare(chosen, BlobWeights(arrays, weights.blobs))
@@ -448,7 +448,7 @@ def assert_refused(
 ) -> None:
     """The tactic refuses the layer, for this reason."""
     spec = make_spec(kind, inputs, epilogue, constants, out_dtype)
-    with preparing_for(tested_device().device):
+    with preparing_for(device_under_test().device):
         refusal = find_tactic(TACTICS, name).supports(spec)
     assert isinstance(refusal, Refusal), f"{name} takes it"
     assert reason in refusal.reason, refusal.reason

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from cuda_testing import tested_device
+from cuda_testing import device_under_test
 
 from torch2rt.backends.cuda.device import Dim3, preparing_for
 from torch2rt.backends.cuda.launch import KernelCall, Launch
@@ -21,7 +21,7 @@ def run_kernel(
 
     ints are 32-bit and floats single precision.
     """
-    tested = tested_device()
+    tested = device_under_test()
     with preparing_for(tested.device):
         image = tested.device.compile_cpp(source, name).run()
         kernel = tested.device.load(image, name, shared_bytes)
