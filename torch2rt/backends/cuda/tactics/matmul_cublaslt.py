@@ -1,0 +1,104 @@
+"""Matrix products by cuBLASLt: one tactic per algorithm that its heuristics propose."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+
+from torch2rt.backends.cuda.constants import operand, packed_constant
+from torch2rt.backends.cuda.cublaslt import binding
+from torch2rt.backends.cuda.cublaslt.algorithms import (
+    ALGORITHM_COUNT,
+    HeuristicJob,
+    read_algorithm,
+)
+from torch2rt.backends.cuda.cublaslt.problem import Gemm, find_gemm
+from torch2rt.backends.cuda.cublaslt.product import Operands, Product
+from torch2rt.backends.cuda.device import Memory, current_device
+from torch2rt.backends.cuda.launch import In, Out
+from torch2rt.backends.spec import LayerSpec
+from torch2rt.backends.tactic import Prepared, Refusal, Tactic, Unprepared, Weights
+from torch2rt.network.dtype import Array, DType
+
+
+class CublasLtMatmul(Tactic):
+    """One algorithm. Operands may be pitched; a bias must be a constant.
+
+    A bias has the dtype of the result: in 16 bits, one that rounding would change is refused.
+    """
+
+    kinds: ClassVar[tuple[str, ...]] = ("matmul",)
+    index: ClassVar[int]
+
+    def takes_pitch(self, spec: LayerSpec) -> bool:
+        """Distances of rows and of matrices are told to the library."""
+        return not isinstance(find_gemm(spec), Refusal)
+
+    def supports(self, spec: LayerSpec) -> Refusal | None:
+        """What the library can express."""
+        reason = binding.missing()
+        if reason is not None:
+            return Refusal(reason)
+        gemm = find_gemm(spec)
+        return gemm if isinstance(gemm, Refusal) else None
+
+    def prepare(self, spec: LayerSpec, weights: Weights) -> Prepared:
+        """Look up the algorithm, or ask the library; upload constants."""
+        gemm = find_gemm(spec)
+        if isinstance(gemm, Refusal):
+            raise Unprepared(gemm.reason)
+        bias = _bias(spec, weights, gemm)
+        device, gpu = current_device(), binding.current_gpu()
+        where = f"{device.arch}/{device.multiprocessors}/{binding.version()}"
+        blob = weights.blob(f"cublaslt/{where}/{gemm.digest}", HeuristicJob(gemm, gpu))
+        residual = gemm.epilogue.residual
+        places = Operands(
+            operand(spec, weights, 0), operand(spec, weights, 1),
+            In(residual) if residual is not None else Out(), bias,
+        )
+        return Product(gemm, read_algorithm(blob, self.index), places, gpu)
+
+
+def _bias(spec: LayerSpec, weights: Weights, gemm: Gemm) -> Memory | None:
+    """The bias in device memory. Unprepared where the result's dtype does not hold its values."""
+    index = gemm.epilogue.bias
+    name = spec.constants[index] if index is not None else None
+    if index is None or name is None:
+        return None
+    source, target = spec.inputs[index].dtype, spec.outputs[0].dtype
+    values = weights.array(name)
+    rounded = convert_exactly(values, source, target)
+    if rounded is None:
+        raise Unprepared(f"a bias that {target.value} does not hold exactly")
+    return packed_constant(weights, name, f"cublaslt {target.value}", lambda _: rounded)
+
+
+def convert_exactly(values: Array, source: DType, target: DType) -> Array | None:
+    """The values as another float dtype; None where that changes one."""
+    if source is target:
+        return values
+    wide = _widened(values, source)
+    if target is DType.FLOAT32:
+        return wide
+    if target is DType.BFLOAT16:
+        bits = wide.view(np.uint32)
+        return (bits >> 16).astype(np.uint16) if not (bits & 0xFFFF).any() else None
+    with np.errstate(over="ignore"):
+        narrow = wide.astype(np.float16)
+    return narrow if np.array_equal(narrow.astype(np.float32), wide, equal_nan=True) else None
+
+
+def _widened(values: Array, source: DType) -> Array:
+    if source is DType.BFLOAT16:
+        return (values.astype(np.uint32) << 16).view(np.float32)
+    return np.ascontiguousarray(values, np.float32)
+
+
+globals().update({
+    f"CublasLtMatmul{index}": type(f"CublasLtMatmul{index}", (CublasLtMatmul,), {
+        "__module__": __name__, "__doc__": f"Algorithm {index} of the heuristics.",
+        "name": f"matmul.cublaslt.algo{index}", "index": index,
+    })
+    for index in range(ALGORITHM_COUNT)
+})
