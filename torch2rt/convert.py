@@ -137,7 +137,7 @@ def _convert(
         step("build")
         engine = build_engine(
             lowered.network, _symbols_of_profiles(lowered.network, config, tensors), backend, cache,
-            precision=config.precision, on_progress=step.within,
+            precision=config.precision, on_progress=step.within, budget_s=config.tune_budget_s,
             calls={
                 "inputs": captured.call_spec.to_json(), "outputs": captured.output_spec.to_json(),
             },
