@@ -19,7 +19,7 @@ from torch2rt.backends.spec import LayerSpec, TensorSpec
 from torch2rt.backends.tactic import Weights
 from torch2rt.kernels.cuda import gather as gather_kernel
 from torch2rt.kernels.cuda.prelude import c_type
-from torch2rt.kernels.cuda.strided import Axis, count
+from torch2rt.kernels.cuda.strided import Axis, count, merge_axes
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ def lookup_launch(
     """
     target = spec.outputs[0]
     item = target.dtype.itemsize_bytes
-    walk = ordered(axes)
+    walk = ordered(axes) if not is_write else _writes(axes)
     indexed = [lookup.stride for lookup in lookups]
     # Within a vector no index may change.
     is_along = any(walk[-1].strides[2:]) or walk[-1].strides[:2] != (1, 1)
@@ -61,26 +61,56 @@ def lookup_launch(
     )
 
 
+def _writes(axes: Sequence[Axis]) -> list[Axis]:
+    """Indexed axes (which have no stride in the target) outside, then as memory has them."""
+    kept = sorted(axes, key=lambda axis: (axis.strides[0] != 0, -axis.strides[0]))
+    return merge_axes(kept) or [Axis(1, (0,) * len(axes[0].strides) if axes else (0, 0))]
+
+
+@dataclass(frozen=True, slots=True)
+class ResultAxis:
+    """An axis of the result of indexing: its stride in the indexed tensor and the index tensors."""
+
+    size: int
+    stride: int
+    walks: tuple[int, ...]
+    is_indexed: bool
+
+
 def indexed_axes(
     x: TensorSpec, axes: Sequence[int], indices: Sequence[TensorSpec]
-) -> list[tuple[int, int, tuple[int, ...]]]:
-    """Advanced indexing: (size, stride in x, stride per index tensor) of the result's axes.
+) -> list[ResultAxis]:
+    """The axes of the result of advanced indexing, as numpy and torch order them.
 
-    As numpy and torch order them: the broadcast axes stand where the indexed ones were if those
-    are neighbours, else in front.
+    The broadcast axes of the index tensors stand where the indexed axes were if those are
+    neighbours, else in front.
     """
     rank = max(index.rank for index in indices)
+    columns = [broadcast_strides(index, rank) for index in indices]
     together = []
     for position in range(rank):
-        sizes, strides = [], []
-        for index in indices:
-            at = position - (rank - index.rank)
-            size = index.shape[at] if at >= 0 else 1
-            sizes.append(size)
-            strides.append(index.strides[at] if size > 1 else 0)
-        together.append((max(sizes), 0, tuple(strides)))
+        size = max(_size(index, rank, position) for index in indices)
+        walks = tuple(column[position] for column in columns)
+        together.append(ResultAxis(size, 0, walks, is_indexed=True))
     none = (0,) * len(indices)
-    kept = [(x.shape[a], x.strides[a], none) for a in range(x.rank) if a not in axes]
+    kept = [
+        ResultAxis(x.shape[axis], x.strides[axis], none, is_indexed=False)
+        for axis in range(x.rank) if axis not in axes
+    ]
     is_one_block = axes[-1] - axes[0] + 1 == len(axes)
     front = axes[0] if is_one_block else 0
     return [*kept[:front], *together, *kept[front:]]
+
+
+def broadcast_strides(tensor: TensorSpec, rank: int) -> list[int]:
+    """Strides of a tensor along the last ``rank`` axes of what it broadcasts to."""
+    front = rank - tensor.rank
+    return [0] * front + [
+        stride if size > 1 else 0
+        for size, stride in zip(tensor.shape, tensor.strides, strict=True)
+    ]
+
+
+def _size(tensor: TensorSpec, rank: int, position: int) -> int:
+    at = position - (rank - tensor.rank)
+    return tensor.shape[at] if at >= 0 else 1

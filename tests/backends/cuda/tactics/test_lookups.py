@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from cuda_testing import (
+    TACTICS,
     BlobWeights,
     check_cuda_tactic,
     cuda_spec,
@@ -18,7 +19,6 @@ from torch2rt.layers.take import Take
 
 pytestmark = pytest.mark.usefixtures("cuda_device")
 DTYPES = [torch.uint8, torch.bfloat16, torch.float32, torch.int64]
-TACTICS = "torch2rt.backends.cuda.tactics"
 
 
 def numbers(dtype, *shape):

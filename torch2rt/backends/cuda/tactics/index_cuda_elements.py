@@ -25,8 +25,8 @@ class IndexElements(Move):
         indexed = kind_of(spec, Index).axes
         x, *indices = spec.inputs
         axes = [
-            Axis(size, (to, origin, *walks))
-            for (size, origin, walks), to in zip(
+            Axis(axis.size, (to, axis.stride, *axis.walks))
+            for axis, to in zip(
                 indexed_axes(x, indexed, indices), spec.outputs[0].strides, strict=True
             )
         ]
