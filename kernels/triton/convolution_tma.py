@@ -5,6 +5,7 @@ x [n, h, w, c], y [n, p, q, k] and epilogue matrices are tensor maps, c and k de
 map of [k, R * S * c]. A tile is IMAGES x ROWS x COLUMNS pixels by BLOCK_N of k; for each tap the
 box of x moves, and what lies outside the image arrives as zeros: padding costs nothing. With
 STRIDE 2, x is seen as [n, h / 2, 2, w / 2, 2 * x_column], so that a tap's box is dense again.
+The weights are the left operand: of a reshaped box, the compiler would make registers there.
 Blocks are persistent and loops flattened as in gemm_tma; in convolution_tma_split, blocks share
 tiles as in gemm_tma_split. Bytes moved: x once per tap and column of tiles, mostly from the L2;
 weights once per row of tiles; y once. Architectures: sm_90 and newer.
@@ -84,20 +85,20 @@ def convolution_tma(
         row = tile_row // boxes_across % boxes_down * ROWS
         column = tile_row % boxes_across * COLUMNS
         out = tile_column * BLOCK_N
-        acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+        acc = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
         for step in range(R * S * blocks):
             tap = step // blocks
             block = step % blocks * BLOCK_K
-            left = read_box(
+            pixels = read_box(
                 x, image, row, column, tap, block, x_column, S, STRIDE, PAD_H, PAD_W,
                 DILATION_H, DILATION_W,
             ).reshape(BLOCK_M, BLOCK_K)
-            right = w.load([out, tap * c + block]).T
-            acc = tl.dot(left, right, acc, input_precision=PRECISION)
+            taps = w.load([out, tap * c + block])
+            acc = tl.dot(taps, pixels.T, acc, input_precision=PRECISION)
         i1 = read_extra(e1, image, row, column, out, k, E1, BLOCK_M, BLOCK_N)
         i2 = read_extra(e2, image, row, column, out, k, E2, BLOCK_M, BLOCK_N)
         i3 = read_extra(e3, image, row, column, out, k, E3, BLOCK_M, BLOCK_N)
-        result = epilogue(acc, i1, i2, i3).to(y.dtype)
+        result = epilogue(acc.T, i1, i2, i3).to(y.dtype)
         y.store([image, row, column, out], result.reshape(IMAGES, ROWS, COLUMNS, BLOCK_N))
 
 
@@ -127,22 +128,22 @@ def convolution_tma_split(
     row = tile_row // boxes_across % boxes_down * ROWS
     column = tile_row % boxes_across * COLUMNS
     out = tile_column * BLOCK_N
-    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    acc = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
     for step in range(part * steps // PARTS, (part + 1) * steps // PARTS):
         tap = step // blocks
         block = step % blocks * BLOCK_K
-        left = read_box(
+        pixels = read_box(
             x, image, row, column, tap, block, x_column, S, STRIDE, PAD_H, PAD_W, DILATION_H,
             DILATION_W,
         ).reshape(BLOCK_M, BLOCK_K)
-        right = w.load([out, tap * c + block]).T
-        acc = tl.dot(left, right, acc, input_precision=PRECISION)
-    write_part(acc, partial, index, part, PARTS, BLOCK_M, BLOCK_N)
+        taps = w.load([out, tap * c + block])
+        acc = tl.dot(taps, pixels.T, acc, input_precision=PRECISION)
+    write_part(acc, partial, index, part, PARTS, BLOCK_N, BLOCK_M)
     if tl.atomic_add(counters + index, 1, sem="acq_rel") == PARTS - 1:
         tl.store(counters + index, 0)
-        total = sum_parts(partial, index, PARTS, BLOCK_M, BLOCK_N)
+        total = sum_parts(partial, index, PARTS, BLOCK_N, BLOCK_M)
         i1 = read_extra(e1, image, row, column, out, k, E1, BLOCK_M, BLOCK_N)
         i2 = read_extra(e2, image, row, column, out, k, E2, BLOCK_M, BLOCK_N)
         i3 = read_extra(e3, image, row, column, out, k, E3, BLOCK_M, BLOCK_N)
-        result = epilogue(total, i1, i2, i3).to(y.dtype)
+        result = epilogue(total.T, i1, i2, i3).to(y.dtype)
         y.store([image, row, column, out], result.reshape(IMAGES, ROWS, COLUMNS, BLOCK_N))

@@ -144,7 +144,7 @@ for _tactic in ("tma_64x64x64", "tma_64x64x128_split2", "pointer_64x64x64",
     _conv("1x1-pitched", x=(2, 512, 5, 7), w=(48, 512, 1, 1), epilogue=_RESIDUAL,
           extras=((48, 1, 1), (2, 48, 5, 7)), pitched={"i0": 1, "i3": 1, "o0": 1})
 for _tactic in ("gather_64x64x64", "gather_128x32x16", "gather_32x32x64_split8",
-                "box_64x64x64", "box_128x64x64", "box_64x32x64_split4"):
+                "box_64x64x64", "box_128x64x64", "box_32x64x64_split4"):
     _conv = partial(convolution_case, tactic=_tactic)
     _conv("3x3", x=(2, 128, 9, 11), w=(40, 128, 3, 3), epilogue=_RESIDUAL,
           extras=((40, 1, 1), (2, 40, 9, 11)), before=1)

@@ -255,8 +255,9 @@ def box_shape(images: int, rows: int, columns: int, size: int) -> tuple[int, int
             if max(box) > _LARGEST_BOX:
                 continue
             covered = box_count(images, rows, columns, box) * size
-            # Of equals, the squarest: its taps read the fewest other pixels.
-            candidate = (covered, down + across, box)
+            # Of equals, the one whose taps read the fewest other pixels.
+            halo = (size // across // down) * (down + 2) * (across + 2)
+            candidate = (covered, halo, box)
             best = candidate if best is None else min(best, candidate)
     assert best is not None
     return best[2]
@@ -346,7 +347,8 @@ def rank_windows(
         tiles: Sequence[Tile], is_box: bool, limit: int, takes: Callable[[Tile], bool]
     ) -> list[tuple[Tile, bool]]:
         fitting = [
-            tile for tile in tiles if takes(tile) and window.work(tile, tile.m).fits(tile, device)
+            tile for tile in tiles
+            if takes(tile) and window.work(tile, tile.m).fits(tile, device, is_box)
         ]
         fitting.sort(key=lambda tile: estimate_window_us(window, tile, device, is_box))
         return [(tile, is_box) for tile in fitting[:limit]]

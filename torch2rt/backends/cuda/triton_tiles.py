@@ -73,7 +73,7 @@ class Work:
         store_bytes = tile.m * tile.n * self.itemsize_bytes * self.operand_count
         store_bytes += tile.m * tile.n * 4 * (2 if tile.parts > 1 else 0)
         one = steps * per_step + store_bytes / l2_rate
-        together = self._resident(tile)
+        together = self._resident(tile, through_maps)
         rounds = blocks / device.multiprocessors
         # Blocks on one multiprocessor hide each other's waiting, not each other's work.
         waiting = _waiting_us(tile) * math.ceil(rounds / together)
@@ -81,10 +81,18 @@ class Work:
         memory = self.bytes_moved / _MEMORY_BYTES
         return max(busy + waiting, memory) + _START_US + (_PARTS_US if tile.parts > 1 else 0)
 
-    def fits(self, tile: Tile, device: Device) -> bool:
+    def fits(self, tile: Tile, device: Device, through_maps: bool) -> bool:
         """Whether the tile's memory suffices and each of its parts has something to do."""
         steps = math.ceil(self.k / tile.block_k(self.itemsize_bytes))
-        return tile.operand_bytes <= device.shared_bytes and tile.parts * 2 <= max(steps, 2)
+        shared = self._shared_bytes(tile, through_maps)
+        return shared <= device.shared_bytes and tile.parts * 2 <= max(steps, 2)
+
+    def _shared_bytes(self, tile: Tile, through_maps: bool) -> int:
+        """The output and epilogue matrices that maps move have memory beside the operands."""
+        if not through_maps or tile.parts > 1:
+            return tile.operand_bytes
+        beside = tile.m * tile.n * self.itemsize_bytes * self.operand_count
+        return tile.operand_bytes + beside + 256
 
     def _step_us(self, tile: Tile, through_maps: bool, l2_rate: float) -> float:
         k = tile.block_k(self.itemsize_bytes)
@@ -93,8 +101,8 @@ class Work:
         load = (tile.m + tile.n) * k * self.itemsize_bytes / l2_rate
         return max(compute, load)
 
-    def _resident(self, tile: Tile) -> int:
-        shared = tile.operand_bytes + tile.m * tile.n * 2 + 1024
+    def _resident(self, tile: Tile, through_maps: bool) -> int:
+        shared = self._shared_bytes(tile, through_maps) + 1024
         by_registers = 65536 // (tile.m * tile.n + 32 * tile.warps * 64)
         return max(1, min(_SHARED_BYTES_PER_MULTIPROCESSOR // shared, by_registers, 8))
 
@@ -102,7 +110,7 @@ class Work:
 def _efficiency(tile: Tile, through_maps: bool) -> float:
     """Share of the peak that products of one tile reach."""
     share = 0.85 if tile.m * tile.n >= 128 * 128 else 0.65 if tile.m * tile.n >= 128 * 64 else 0.5
-    if tile.m < 64:
+    if tile.m < 64 and not through_maps:
         share *= 0.4
     return share if through_maps else share * 0.8
 
@@ -131,10 +139,10 @@ POINTER_TILES = (
 )
 BOX_TILES = (
     Tile(128, 256, 64, 8, 3), Tile(256, 128, 64, 8, 3), Tile(128, 128, 64, 8, 4),
-    Tile(128, 64, 64, 4, 4), Tile(64, 128, 64, 4, 4), Tile(256, 64, 64, 8, 3),
-    Tile(64, 64, 64, 4, 5), Tile(64, 32, 64, 4, 5),
+    Tile(128, 64, 64, 4, 4), Tile(64, 128, 64, 4, 4), Tile(256, 64, 64, 4, 3),
+    Tile(64, 64, 64, 4, 5), Tile(32, 64, 64, 4, 5), Tile(32, 128, 64, 4, 5),
     Tile(64, 64, 64, 4, 5, 2), Tile(64, 64, 64, 4, 5, 4), Tile(64, 64, 64, 4, 5, 8),
-    Tile(64, 32, 64, 4, 5, 4), Tile(64, 32, 64, 4, 5, 8), Tile(128, 64, 64, 4, 4, 4),
+    Tile(32, 64, 64, 4, 5, 4), Tile(32, 64, 64, 4, 5, 8), Tile(64, 128, 64, 4, 4, 4),
 )
 GATHER_TILES = (
     Tile(128, 128, 64, 8, 3), Tile(128, 64, 64, 4, 4), Tile(64, 128, 64, 4, 4),
@@ -152,7 +160,7 @@ POINTERS_BESIDE_MAPS = 1
 def rank_tiles(work: Work, device: Device, takes_maps: bool) -> tuple[tuple[Tile, bool], ...]:
     """The (tile, whether through maps) that are worth compiling, the most promising first."""
     def best(tiles: Sequence[Tile], through_maps: bool, count: int) -> list[tuple[Tile, bool]]:
-        fitting = [tile for tile in tiles if work.fits(tile, device)]
+        fitting = [tile for tile in tiles if work.fits(tile, device, through_maps)]
         order = sorted(fitting, key=lambda tile: work.estimate_us(tile, device, through_maps))
         return [(tile, through_maps) for tile in order[:count]]
 
