@@ -7,7 +7,7 @@ import torch2rt
 from torch2rt.backends.spec import Layout, TensorSpec
 from torch2rt.engine.engine import Engine
 from torch2rt.errors import VerificationError
-from torch2rt.inspect.bisect import first_off, span_bytes, step_errors, to_plain
+from torch2rt.inspect.bisect import first_off, step_errors, to_plain
 from torch2rt.module import RTModule
 from torch2rt.network.dtype import DType
 
@@ -96,7 +96,7 @@ def test_values_are_read_from_any_layout(layout):
     value = torch.randn(2, 19, 3, 4)
     spec = TensorSpec(tuple(value.shape), DType.FLOAT32, layout)
     raw = to_bytes(value, spec)
-    assert torch.equal(torch.from_numpy(to_plain(raw[: span_bytes(spec)], spec)), value)
+    assert torch.equal(torch.from_numpy(to_plain(raw[: spec.extent_bytes], spec)), value)
 
 
 @pytest.mark.parametrize("layout", [Layout.PLAIN, Layout.CHANNELS_LAST])
@@ -106,7 +106,7 @@ def test_values_are_read_out_of_a_wider_tensor(layout):
     run, pitch = (3, 8) if layout is Layout.CHANNELS_LAST else (3 * 5 * 6, 9 * 5 * 6)
     spec = TensorSpec(tuple(value.shape), DType.FLOAT32, layout).with_pitch(run, pitch)
     start = value.storage_offset()
-    raw = wide.flatten().numpy()[start:].copy().view("uint8")[: span_bytes(spec)]
+    raw = wide.flatten().numpy()[start:].copy().view("uint8")[: spec.extent_bytes]
     assert torch.equal(torch.from_numpy(to_plain(raw, spec)), value)
 
 

@@ -1,15 +1,23 @@
 """The report accounts for every node, and says where and why."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
 import torch2rt
+from torch2rt.backends.backend import Peaks
+from torch2rt.backends.spec import LayerSpec, TensorSpec
 from torch2rt.capture import capture
-from torch2rt.inspect.report import report_data, report_text
+from torch2rt.engine.engine import Engine
+from torch2rt.inspect.report import report_data, report_text, step_rows
+from torch2rt.inspect.roofline import floor_us, step_cost
 from torch2rt.inspect.steps import shorten, step_title
+from torch2rt.layers.matmul import Matmul
+from torch2rt.layers.take import Take
+from torch2rt.network.dtype import DType
 
 NAMES = ["cnn", "mlp", "attention"]
 
@@ -139,3 +147,49 @@ def test_long_names_keep_both_ends():
     assert shorten("abc", 5) == "abc"
     assert shorten("encoder.layers.11.attention.output", 20) == "encoder.l..on.output"
     assert all(len(shorten("x" * n, 9)) <= 9 for n in range(30))
+
+
+PEAKS = Peaks(1e12, {DType.FLOAT32: 1e13, DType.FLOAT16: 1e14})
+
+
+def test_steps_tell_their_share_of_the_peaks(cases, monkeypatch):
+    engine = cases["mlp"].rt.engine
+    plan = engine.plans[0]
+    assert all(row.share is None for row in step_rows(engine, plan))
+    assert "of it)" not in report_text(engine)
+    monkeypatch.setattr(type(engine.backend), "peaks", lambda self: PEAKS)
+    rows = step_rows(engine, plan)
+    product = next(row for row in rows if row.layer == "first")
+    assert product.flops == 2 * 3 * 12 * 24
+    assert product.bytes >= 4 * (3 * 12 + 12 * 24 + 3 * 24)
+    assert product.floor_us == pytest.approx(product.bytes / 1e6)
+    assert product.share == pytest.approx(product.floor_us / product.time_us)
+    text = report_text(engine)
+    assert "the device's peaks allow" in text
+    data = report_data(engine)
+    assert data["steps"][0][0]["floor_us"] == rows[0].floor_us
+
+
+def test_floors_know_tf32_and_tables():
+    def spec_of(kind, *shapes, dtype=DType.FLOAT32):
+        *inputs, output = (TensorSpec(shape, dtype) for shape in shapes)
+        return LayerSpec("x", "x", kind, None, tuple(inputs), (output,), (None,) * 2)
+
+    shapes = (4096, 4096), (4096, 4096), (4096, 4096)
+    flops = 2 * 4096**3
+    assert floor_us(spec_of(Matmul(), *shapes), PEAKS) == pytest.approx(flops / 1e13 * 1e6)
+    fast = floor_us(spec_of(Matmul(tf32=True), *shapes), PEAKS)
+    assert fast == pytest.approx(flops / 5e13 * 1e6)
+    table = LayerSpec(
+        "x", "x", Take(axis=0), None,
+        (TensorSpec((1000, 8), DType.FLOAT32), TensorSpec((5,), DType.INT64)),
+        (TensorSpec((5, 8), DType.FLOAT32),), (None, None),
+    )
+    assert step_cost(table).bytes == 2 * 5 * 8 * 4 + 5 * 8
+
+
+def test_untuned_steps_are_told(cases):
+    engine = cases["mlp"].rt.engine
+    plan = replace(engine.plans[0], untuned=2)
+    other = Engine(engine.network, [plan], engine.backend, weights=engine.weights)
+    assert "2 step(s) have a tactic that was not measured" in report_text(other)

@@ -95,16 +95,8 @@ def _read(engine: Engine, buffer: Buffer) -> torch.Tensor:
     """A copy of a buffer's value, row-major."""
     if buffer.constant is not None:
         return constant_to_torch(engine.weights.array(buffer.constant), buffer.spec.dtype)
-    raw = engine.backend.download_bytes(buffer.address, span_bytes(buffer.spec))
+    raw = engine.backend.download_bytes(buffer.address, buffer.spec.extent_bytes)
     return constant_to_torch(to_plain(raw, buffer.spec), buffer.spec.dtype)
-
-
-def span_bytes(spec: TensorSpec) -> int:
-    """Bytes from the first element of a tensor to its last; more than its own if it is pitched."""
-    if spec.is_dense or spec.element_count == 0:
-        return spec.size_bytes
-    last = sum((size - 1) * step for size, step in zip(spec.shape, spec.strides, strict=True))
-    return (last + 1) * spec.dtype.itemsize_bytes
 
 
 def to_plain(raw: Array, spec: TensorSpec) -> Array:

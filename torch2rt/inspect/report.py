@@ -6,11 +6,14 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from torch2rt.engine.context import step_spec
 from torch2rt.engine.engine import Engine
 from torch2rt.engine.plan import Plan
+from torch2rt.inspect.roofline import floor_us, step_cost
 from torch2rt.inspect.steps import shorten, step_title
 from torch2rt.network.layer import Layer
 
@@ -44,8 +47,47 @@ def report_data(engine: Engine) -> dict[str, Any]:
             for layer in engine.network.layers
         ],
         "plans": [plan.to_json() for plan in engine.plans],
+        "steps": [[asdict(row) for row in step_rows(engine, plan)] for plan in engine.plans],
         **engine.report,
     }
+
+
+@dataclass(frozen=True, slots=True)
+class StepRow:
+    """One step of a plan: what it costs and what it would at least.
+
+    ``floor_us`` is the time of the device's peaks, ``share`` how much of the measured time that
+    is; None where the peaks are not known. ``runner_up`` is the best tactic that lost.
+    """
+
+    layer: str
+    kind: str
+    tactic: str
+    time_us: float
+    bytes: int
+    flops: int
+    floor_us: float | None
+    share: float | None
+    runner_up: str | None
+    runner_up_us: float | None
+
+
+def step_rows(engine: Engine, plan: Plan) -> list[StepRow]:
+    """The steps of a plan in order."""
+    layers = {layer.name: layer for layer in engine.network.layers}
+    peaks = engine.backend.peaks()
+    rows = []
+    for position, step in enumerate(plan.steps):
+        spec = step_spec(plan, step, layers)
+        cost = step_cost(spec)
+        floor = floor_us(spec, peaks) if peaks is not None else None
+        share = floor / step.time_us if floor is not None and step.time_us > 0 else None
+        name, time_us = next(iter(plan.runners_up.get(step.layer, ())), (None, None))
+        rows.append(StepRow(
+            step_title(plan, position), spec.kind.name, step.tactic, step.time_us, cost.bytes,
+            cost.flops, floor, share, name, time_us,
+        ))
+    return rows
 
 
 def write_report(engine: Engine, path: str | os.PathLike[str]) -> None:
@@ -83,22 +125,35 @@ def _plan_lines(engine: Engine, plan: Plan) -> list[str]:
     shape = ", ".join(f"{n}={v}" for n, v in plan.symbols.items()) or "static shapes"
     total_us = sum(step.time_us for step in plan.steps)
     layers = {layer.name: layer for layer in engine.network.layers}
+    rows = step_rows(engine, plan)
     lines = [
-        f"plan for {shape}: {total_us:.1f} us measured over {len(plan.steps)} steps",
-        f"  {'layer':<40} {'tactic':<32} {'us':>9} {'MB':>8}  runner-up; epilogue",
+        f"plan for {shape}: {total_us:.1f} us measured over {len(plan.steps)} steps"
+        + _of_floor(rows, total_us),
+        f"  {'layer':<40} {'tactic':<32} {'us':>9} {'MB':>8} {'GFLOP':>8} {'of peak':>7}  "
+        "runner-up; epilogue",
     ]
-    for position, step in enumerate(plan.steps):
-        moved = sum(plan.tensors[i].spec.size_bytes for i in (*step.inputs, *step.outputs))
-        other = plan.runners_up.get(step.layer, ())
-        runner_up = f"{other[0][0]} {other[0][1]:.1f} us" if other else "-"
+    if plan.untuned:
+        lines.insert(1, f"  {plan.untuned} step(s) have a tactic that was not measured: the time "
+                     "for tuning was spent; convert again with the same timing cache to go on")
+    for row, step in zip(rows, plan.steps, strict=True):
         epilogue = layers[step.layer].epilogue if step.layer in layers else None
+        share = f"{row.share:.0%}" if row.share is not None else "-"
+        runner_up = f"{row.runner_up} {row.runner_up_us:.1f} us" if row.runner_up else "-"
         lines.append(
-            f"  {shorten(step_title(plan, position), 40):<40} {step.tactic:<32} "
-            f"{step.time_us:>9.1f} {moved / 1e6:>8.3f}  {runner_up}"
+            f"  {shorten(row.layer, 40):<40} {row.tactic:<32} {row.time_us:>9.1f} "
+            f"{row.bytes / 1e6:>8.3f} {row.flops / 1e9:>8.3f} {share:>7}  {runner_up}"
             + (f"; {epilogue.text}" if epilogue is not None else "")
         )
     lines += [f"  {shorten(name, 40):<40} shares memory, no step" for name in plan.viewed]
     return lines
+
+
+def _of_floor(rows: list[StepRow], total_us: float) -> str:
+    """The sum of what the steps would at least take, where the peaks are known."""
+    floors = [row.floor_us for row in rows if row.floor_us is not None]
+    if not floors or total_us <= 0:
+        return ""
+    return f"; the device's peaks allow {sum(floors):.1f} us ({sum(floors) / total_us:.0%} of it)"
 
 
 def _fusion_lines(engine: Engine) -> list[str]:
