@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import pytest
 import torch
-from cuda_testing import TestedDevice, assert_refused, check_cuda_tactic
+from cuda_testing import (
+    TACTICS,
+    TestedDevice,
+    assert_refused,
+    check_cuda_tactic,
+    cuda_spec,
+    with_pitches,
+)
 from cudnn_interpreter import interpreted_plans
 
+from torch2rt.backends.backend import find_tactic
 from torch2rt.layers.attention import Attention
 from torch2rt.layers.convolution import Convolution
 from torch2rt.layers.deconvolution import Deconvolution
@@ -140,7 +149,7 @@ def test_epilogue_operands(case: str, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize(
-    "pitched", [{"i0": 1}, {"o0": 1}, {"i2": 1}, {"i0": 1, "o0": 3, "i2": 2}], ids=str
+    "pitched", [{"i0": 1}, {"o0": 1}, {"i2": 1}, {"i0": 1, "o0": 1, "i2": 1}], ids=str
 )
 def test_convolution_inside_wider_tensors(pitched: dict[str, int]) -> None:
     inputs = [rand(2, 16, 5, 6), rand(24, 16, 3, 3), rand(2, 24, 5, 6)]
@@ -148,6 +157,15 @@ def test_convolution_inside_wider_tensors(pitched: dict[str, int]) -> None:
         "convolution.cudnn.plan0", conv(3), inputs, "relu(add(i0,i1))", constants=[1],
         pitched=pitched,
     )
+
+
+@pytest.mark.parametrize("pitched", [{"i0": 2}, {"o0": 3}, {"i2": 2}], ids=str)
+def test_no_gaps_between_rows_or_images(pitched: dict[str, int]) -> None:
+    inputs = [rand(2, 16, 5, 6), rand(24, 16, 3, 3), rand(2, 24, 5, 6)]
+    spec = cuda_spec(conv(3), inputs, "relu(add(i0,i1))", [1])
+    tactic = find_tactic(TACTICS, "convolution.cudnn.plan0")
+    chosen = with_pitches(spec.with_layouts(tactic.layouts(spec)[0]), pitched)
+    assert not tactic.takes_pitch(chosen)
 
 
 @pytest.mark.parametrize("tf32", [False, True])
@@ -175,6 +193,12 @@ DECONVOLUTIONS = {
 def test_deconvolution(case: str, epilogue: str | None) -> None:
     kind, x, w = DECONVOLUTIONS[case]
     inputs = [rand(*x), rand(*w)]
+    if epilogue is not None and kind.groups > 1:
+        inputs.append(bias_like(w[1] * kind.groups, 2))
+        assert_refused(
+            "deconvolution.cudnn.plan0", kind, inputs, epilogue, reason="groups", constants=[1]
+        )
+        return
     if epilogue is not None:
         inputs.append(bias_like(w[1] * kind.groups, len(w) - 2))
     check_cuda_tactic(
@@ -250,6 +274,23 @@ def test_attention(case: str, dtype: torch.dtype) -> None:
     )
 
 
+MASKS = [(10, 12), (2, 1, 10, 12), (2, 3, 10, 12), (2, 1, 1, 12), (1, 3, 1, 12)]
+
+
+@pytest.mark.parametrize("is_causal", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+@pytest.mark.parametrize("shape", MASKS, ids=str)
+def test_attention_with_a_mask(shape: tuple[int, ...], dtype: torch.dtype, is_causal: bool) -> None:
+    """Some keys are hidden; with rows of its own, all keys of one query."""
+    mask = rand(*shape, dtype=dtype).masked_fill(rand(*shape) > 0.8, -math.inf)
+    mask[..., 0] = 0.5
+    if shape[-2] > 1:
+        mask[..., 4, :] = -math.inf
+    inputs = [rand(2, 3, 10, 16), rand(2, 3, 12, 16), rand(2, 3, 12, 16), mask]
+    kind = Attention(0.25, has_mask=True, is_causal=is_causal)
+    check_cuda_tactic("attention.cudnn.plan0", kind, inputs)
+
+
 def test_attention_inside_a_wider_tensor() -> None:
     check_cuda_tactic(
         "attention.cudnn.plan0", Attention(0.25, **HEADS_LAST), [rand(2, 10, 3, 16)] * 3,
@@ -285,8 +326,10 @@ def test_refusals_of_the_others() -> None:
     q = rand(1, 2, 8, 16)
     attention, matmul = "attention.cudnn.plan0", "matmul.cudnn.plan0"
     assert_refused(
-        attention, Attention(1.0, has_mask=True), [q, q, q, rand(8, 8)], reason="a mask"
+        attention, Attention(1.0, has_mask=True), [q, q, q, rand(8, 1)], reason="over keys"
     )
+    hidden = torch.ones(8, 8, dtype=torch.bool)
+    assert_refused(attention, Attention(1.0, has_mask=True), [q, q, q, hidden], reason="bool")
     assert_refused(attention, Attention(1.0), [q.float()] * 3, reason="float32")
     assert_refused(attention, Attention(1.0), [q[..., :12]] * 3, reason="12 features")
     assert_refused(attention, Attention(1.0), [q, q[:, :1], q], reason="broadcast")

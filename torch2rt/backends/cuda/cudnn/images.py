@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from torch2rt.backends.cuda.cudnn.description import GraphWriter, NotInCudnn, Operand
-from torch2rt.backends.cuda.cudnn.operands import settled
+from torch2rt.backends.cuda.cudnn.operands import merged, settled
 from torch2rt.backends.cuda.cudnn.print_cudnn import print_cudnn
 from torch2rt.backends.cuda.cudnn.tactic import LayerGraph, Source
 from torch2rt.backends.spec import LayerSpec, Layout, LayoutChoice, TensorSpec
@@ -54,8 +54,15 @@ def image_graph(
 
 
 def image(tensor: TensorSpec) -> Operand:
-    """An image [n, c, *spatial], channels innermost. One spatial axis becomes two."""
+    """An image [n, c, *spatial], channels innermost. One spatial axis becomes two.
+
+    There may be gaps between pixels. NotInCudnn for gaps between rows or images: cuDNN builds
+    plans for them whose results are wrong.
+    """
     dims, strides = list(tensor.shape), list(tensor.strides)
+    if not tensor.is_dense:
+        pixels = (0, *range(2, tensor.rank))
+        merged([dims[i] for i in pixels], [strides[i] for i in pixels], "an image")
     if len(dims) == 3:
         dims.insert(2, 1)
         strides.insert(2, 0)

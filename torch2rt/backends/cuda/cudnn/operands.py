@@ -18,8 +18,7 @@ def check_floats(spec: LayerSpec) -> None:
             raise NotInCudnn(f"an operand of {tensor.dtype.value}")
         if tensor.element_count >= 1 << 31:
             raise NotInCudnn("a tensor of 2 ** 31 elements or more")
-    main = spec.inputs[: spec.main_count]
-    if len({tensor.dtype for tensor in main}) > 1:
+    if spec.inputs[0].dtype is not spec.inputs[1].dtype:
         raise NotInCudnn("inputs of different dtypes")
 
 

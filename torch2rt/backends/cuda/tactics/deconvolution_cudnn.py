@@ -40,6 +40,8 @@ class CudnnDeconvolution(CudnnTactic):
         vector = vector_size(x.dtype)
         if w.shape[1] % vector or w.shape[0] // kind.groups % vector:
             raise NotInCudnn(f"channels of a group that are no multiple of {vector}")
+        if kind.groups > 1 and spec.epilogue is not None:
+            raise NotInCudnn("groups with an epilogue: cuDNN has no plan")
         if any(padding < 0 for padding in kind.padding_before):
             raise NotInCudnn("negative padding")
         writer = GraphWriter()
