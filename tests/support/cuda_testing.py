@@ -4,7 +4,8 @@
 
 Kernels run on the emulated device, or on the GPU where the fixture ``cuda_device`` says so.
 Every operand lies between guard bytes that must stay as they are; inputs must too, unless the
-output may overwrite them; outputs and workspace start as garbage; everything runs twice.
+output may overwrite them; outputs and workspace start as garbage; everything runs twice,
+on the emulated device with threads and blocks in ascending and in descending order.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from tactic_testing import DictWeights, assert_near, from_bytes, make_spec, to_b
 from torch2rt.backends.backend import find_tactic
 from torch2rt.backends.buffer import Buffer, address_of, aligned_bytes
 from torch2rt.backends.cuda.device import Device, preparing_for
+from torch2rt.backends.cuda.launch import KernelCall
 from torch2rt.backends.spec import LayerSpec, TensorSpec
 from torch2rt.backends.tactic import Call, Job, Prepared, Refusal, Unprepared, View
 from torch2rt.network.dtype import DType
@@ -35,7 +37,8 @@ from torch2rt.network.tensor import TensorType
 from torch2rt.torch_values import constant_from_torch
 
 GUARD_BYTES = 256
-GUARD, POISON = 0xFF, (0xFF, 0x5A)
+# Reading what lies around an input gives NaN; around an output lies something else.
+GUARD, OUTPUT_GUARD, POISON = 0xFF, 0xA5, (0xFF, 0x5A)
 PITCH_PADDING_BYTES = 48
 TACTICS = "torch2rt.backends.cuda.tactics"
 
@@ -70,8 +73,8 @@ class TestedDevice(abc.ABC):
         """What `Prepared.bind` takes as a stream."""
 
     @abc.abstractmethod
-    def run(self, calls: Sequence[Call]) -> None:
-        """Run calls and wait for them."""
+    def run(self, calls: Sequence[Call], is_descending: bool = False) -> None:
+        """Run calls and wait for them; threads in the opposite order where that can be chosen."""
 
 
 class HostArena(Arena):
@@ -91,6 +94,8 @@ class HostArena(Arena):
 class Emulated(TestedDevice):
     """The emulated device."""
 
+    device: EmulatedDevice
+
     def __init__(self) -> None:
         self.device = EmulatedDevice()
 
@@ -102,10 +107,14 @@ class Emulated(TestedDevice):
         """None: calls run at once."""
         return None
 
-    def run(self, calls: Sequence[Call]) -> None:
+    def run(self, calls: Sequence[Call], is_descending: bool = False) -> None:
         """One call after the other."""
+        self.device.is_descending = is_descending
         for function, arguments in calls:
-            status = function(*arguments)
+            if isinstance(function, KernelCall):
+                status = function.enqueue(overlaps=True)
+            else:
+                status = function(*arguments)
             assert not status, f"{function} reports {status}"
 
 
@@ -145,7 +154,7 @@ class RealGpu(TestedDevice):
         """A stream."""
         return self.backend.new_stream()
 
-    def run(self, calls: Sequence[Call]) -> None:
+    def run(self, calls: Sequence[Call], is_descending: bool = False) -> None:
         """Through the backend's runner."""
         self.backend.runner(calls)()
 
@@ -314,8 +323,8 @@ def _run_once(
     regions: Mapping[tuple[str, int], Region], overwritten: int | None, poison: int,
 ) -> None:
     arenas = {id(region.arena): region.arena for region in regions.values()}
-    for arena in arenas.values():
-        arena.raw[:] = GUARD
+    for (side, _), region in regions.items():
+        region.arena.raw[:] = GUARD if side == "input" else OUTPUT_GUARD
     for (side, _), region in regions.items():
         if side == "output":
             region.write(np.full(region.size, poison, np.uint8))
@@ -327,7 +336,7 @@ def _run_once(
     before = {key: arena.raw.copy() for key, arena in arenas.items()}
     for arena in arenas.values():
         arena.push()
-    device.run(calls)
+    device.run(calls, is_descending=poison != GUARD)
     for arena in arenas.values():
         arena.pull()
     for key, region in regions.items():

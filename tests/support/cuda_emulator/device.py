@@ -87,12 +87,14 @@ def _folder() -> Path:
 
 
 class EmulatedKernel(Kernel):
-    """A loaded kernel. ``message`` says why its last launch failed."""
+    """A loaded kernel."""
 
-    def __init__(self, image: bytes, name: str, shared_bytes: int) -> None:
+    def __init__(
+        self, image: bytes, name: str, shared_bytes: int, device: EmulatedDevice
+    ) -> None:
         self.name = name
+        self.device = device
         self.shared_bytes = shared_bytes
-        self.message = ""
         with tempfile.NamedTemporaryFile(suffix=".so", dir=_folder()) as file:
             file.write(image)
             file.flush()
@@ -122,7 +124,7 @@ class EmulatedKernel(Kernel):
         sizes = (ctypes.c_uint32 * 6)(*grid, *block)
         status: int = self._launch(
             ctypes.addressof(parameters), ctypes.addressof(sizes), address_of(shared),
-            shared_bytes, int(overlaps),
+            shared_bytes, int(overlaps) + 2 * int(self.device.is_descending),
         )
         if status:
             raise EmulationError(f"{self.name}: {self._library.t2r_emulated_message().decode()}")
@@ -144,12 +146,16 @@ class EmulatedKernel(Kernel):
 
 
 class EmulatedDevice(Device):
-    """What an H200 says of itself, with host memory."""
+    """What an H200 says of itself, with host memory.
+
+    ``is_descending``: blocks and threads run in the opposite order.
+    """
 
     capability = (9, 0)
     multiprocessors = 132
     shared_bytes = _MAX_STATIC_AND_DYNAMIC
     l2_bytes = 60 * 2**20
+    is_descending = False
 
     def compile_cpp(self, source: str, name: str) -> Job:
         """The job that compiles with g++."""
@@ -157,7 +163,7 @@ class EmulatedDevice(Device):
 
     def load(self, image: bytes, name: str, shared_bytes: int = 0) -> EmulatedKernel:
         """Load a shared library."""
-        return EmulatedKernel(image, name, shared_bytes)
+        return EmulatedKernel(image, name, shared_bytes, self)
 
     def upload(self, array: np.ndarray) -> HostMemory:
         """A copy of an array."""

@@ -5,6 +5,9 @@
 // own. Warp-wide operations go through t2r_emulated::warp_collective: every lane hands in a
 // structure of its own, and the last lane to arrive computes the results of all.
 //
+// With ``is_descending`` blocks and threads run in the opposite order: what depends on the order,
+// such as a forgotten barrier, goes wrong in one of the two.
+//
 // Errors end the launch with a message: threads at different barriers, lanes that never arrive,
 // misaligned vector accesses.
 #define T2R_EMULATED 1
@@ -168,7 +171,7 @@ static char* stacks;
 static int free_stacks[MAX_THREADS], free_stack_count, stack_count;
 static void* scheduler;
 static char message[512];
-static bool has_failed, must_wait, has_waited;
+static bool has_failed, must_wait, has_waited, is_descending;
 static void (*body)(void**);
 static void** parameters;
 static void* dynamic_shared;
@@ -314,7 +317,8 @@ static void run_block() {
     int ended = 0;
     while (ended < thread_count) {
         bool moved = false;
-        for (int i = 0; i < thread_count; i++) {
+        for (int step = 0; step < thread_count; step++) {
+            const int i = is_descending ? thread_count - 1 - step : step;
             if (threads[i].state != READY) continue;
             moved = true;
             resume(i);
@@ -331,7 +335,7 @@ static void run_block() {
 }
 
 static int run_grid(void (*call)(void**), void** values, const unsigned* sizes, void* shared,
-                    size_t shared_bytes, int overlaps) {
+                    size_t shared_bytes, int flags) {
     if (!stacks) stacks = (char*)mmap(0, STACK_BYTES * MAX_THREADS, 3, 0x4022, -1, 0);
     gridDim = {sizes[0], sizes[1], sizes[2]};
     blockDim = {sizes[3], sizes[4], sizes[5]};
@@ -339,15 +343,19 @@ static int run_grid(void (*call)(void**), void** values, const unsigned* sizes, 
     body = call;
     parameters = values;
     dynamic_shared = shared;
-    must_wait = overlaps;
+    must_wait = flags & 1;
+    is_descending = flags & 2;
     has_failed = false;
-    for (blockIdx.z = 0; blockIdx.z < gridDim.z; blockIdx.z++)
-        for (blockIdx.y = 0; blockIdx.y < gridDim.y; blockIdx.y++)
-            for (blockIdx.x = 0; blockIdx.x < gridDim.x; blockIdx.x++) {
-                memset(shared, 0xff, shared_bytes);
-                run_block();
-                if (has_failed) return 1;
-            }
+    const unsigned long long blocks = (unsigned long long)sizes[0] * sizes[1] * sizes[2];
+    for (unsigned long long step = 0; step < blocks; step++) {
+        const unsigned long long block = is_descending ? blocks - 1 - step : step;
+        blockIdx.x = block % sizes[0];
+        blockIdx.y = block / sizes[0] % sizes[1];
+        blockIdx.z = block / sizes[0] / sizes[1];
+        memset(shared, 0xff, shared_bytes);
+        run_block();
+        if (has_failed) return 1;
+    }
     return 0;
 }
 
@@ -521,9 +529,9 @@ inline bool isinf(double x) { return __builtin_isinf(x); }
 #define T2R_EMULATED_KERNEL(name) \
     static void t2r_emulated_call(void** values) { t2r_emulated::call_kernel(name, values); } \
     extern "C" int t2r_emulated_launch(void** values, const unsigned* sizes, void* shared, \
-                                       size_t shared_bytes, int overlaps) { \
+                                       size_t shared_bytes, int flags) { \
         return t2r_emulated::run_grid(t2r_emulated_call, values, sizes, shared, shared_bytes, \
-                                      overlaps); \
+                                      flags); \
     } \
     extern "C" const char* t2r_emulated_message() { return t2r_emulated::message; } \
     extern "C" int t2r_emulated_parameter_count() { return t2r_emulated::count_parameters(name); }

@@ -10,8 +10,8 @@ from cuda_testing import (
     assert_refused,
     check_cuda_tactic,
     cuda_spec,
-    run_prepared,
     device_under_test,
+    run_prepared,
     with_pitches,
 )
 
