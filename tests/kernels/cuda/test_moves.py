@@ -3,7 +3,17 @@
 import pytest
 from cuda_compile import compile_for_all
 
-from torch2rt.kernels.cuda import combine, copy, fill, gather, pad, resize, transpose, triangle
+from torch2rt.kernels.cuda import (
+    combine,
+    copy,
+    fill,
+    gather,
+    pad,
+    resize,
+    sort,
+    transpose,
+    triangle,
+)
 
 SOURCES = {
     "copy": (copy.NAME, copy.copy_source(16, 16, 4, 8, 4)),
@@ -21,6 +31,8 @@ SOURCES = {
     "put": (gather.NAME, gather.gather_source(8, 3, ["i64", "i64"], is_write=True)),
     "combine": (combine.NAME, combine.combine_source("f16", "mean", 2, 1, ["i64"])),
     "combine integers": (combine.NAME, combine.combine_source("i32", "mean", 1, 2, ["i32", "i64"])),
+    "sort": (sort.NAME, sort.sort_source("f16", 2048, 1024, True)),
+    "sort of doubles": (sort.NAME, sort.sort_source("double", 64, 32, False)),
     "resize": (resize.NAME, resize.resize_source("f16", 8, 4, [1, 2], [2, 2], True)),
     "resize of doubles": (resize.NAME, resize.resize_source("double", 1, 4, [2, 3], [9, 4], True)),
     "resize of bits": (resize.NAME, resize.resize_source("u16", 8, 5, [1, 2, 3], [1, 1, 1], False)),
