@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import pickle
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 import torch
 from tactic_testing import make_spec
 
-from torch2rt.backends.backend import find_tactic, find_tactics
+from torch2rt.backends.backend import find_tactic
 from torch2rt.backends.cuda.cudnn import binding, graph
 from torch2rt.backends.cuda.cudnn.description import GraphDescription
 from torch2rt.backends.cuda.cudnn.plan import PlanJob
@@ -166,11 +167,15 @@ def test_a_plan_that_is_not_there_is_a_reason(module: Any) -> None:
         graph.build_plan(FakePlans({1}, set()), 1, may_be_barred=False)
 
 
-def test_every_variant_is_found_by_its_name() -> None:
-    names = [name for name in find_tactics(TACTICS) if ".cudnn." in name]
-    assert len(names) >= 15
-    for name in names:
-        assert find_tactic(TACTICS, name).name == name
+@pytest.mark.parametrize("kind", ["convolution", "deconvolution", "matmul", "attention"])
+def test_every_variant_is_found_by_its_name(kind: str) -> None:
+    module = importlib.import_module(f"{TACTICS}.{kind}_cudnn")
+    for choice in range(module.PLAN_COUNT):
+        tactic = find_tactic(TACTICS, f"{kind}.cudnn.plan{choice}")
+        assert isinstance(tactic, CudnnTactic)
+        assert (tactic.choice, tactic.kinds) == (choice, (kind,))
+    with pytest.raises(KeyError):
+        find_tactic(TACTICS, f"{kind}.cudnn.plan{module.PLAN_COUNT}")
 
 
 def test_a_job_survives_pickling() -> None:

@@ -56,8 +56,8 @@ def image_graph(
 def image(tensor: TensorSpec) -> Operand:
     """An image [n, c, *spatial], channels innermost. One spatial axis becomes two.
 
-    There may be gaps between pixels. NotInCudnn for gaps between rows or images: cuDNN builds
-    plans for them whose results are wrong.
+    There may be gaps between pixels. NotInCudnn for gaps between rows or images: the plans that
+    cuDNN 9.19 builds for those failed on an H200.
     """
     dims, strides = list(tensor.shape), list(tensor.strides)
     if not tensor.is_dense:
