@@ -1,13 +1,21 @@
-"""From the spec of a pooling to the problem of our pooling kernel."""
+"""From the spec of a pooling to our pooling kernel."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
 
-from torch2rt.backends.cuda.walks import accumulator_type, extra_strides, make_epilogue
+from torch2rt.backends.cuda.cpp import cpp_kernel
+from torch2rt.backends.cuda.launch import I64, In, KernelPrepared, Launch, Out
+from torch2rt.backends.cuda.walks import (
+    accumulator_type,
+    extra_arguments,
+    extra_strides,
+    make_epilogue,
+)
 from torch2rt.backends.spec import LayerSpec, Layout, TensorSpec
-from torch2rt.kernels.cuda.pool import PoolProblem, Three, Window
+from torch2rt.backends.tactic import Prepared, Weights
+from torch2rt.kernels.cuda.pool import THREADS, PoolProblem, Three, Window, pool_source
 from torch2rt.kernels.cuda.prelude import c_type
 from torch2rt.kernels.cuda.strided import Axis, index_type, vector_size
 
@@ -41,6 +49,16 @@ def pool_problem(
     )
     tile = _tile(problem, x.shape[0], multiprocessors)
     return replace(problem, tile=tile)
+
+
+def prepare_pool(spec: LayerSpec, weights: Weights, problem: PoolProblem) -> Prepared:
+    """One launch."""
+    tiles = problem.tiles(spec.inputs[0].shape[0])
+    kernel = cpp_kernel(weights, "pool", pool_source(problem))
+    arguments = [In(0), Out(0), *extra_arguments(spec, weights), I64(tiles)]
+    return KernelPrepared([
+        Launch(kernel, (-(-tiles // THREADS), 1, 1), (THREADS, 1, 1), arguments, overlaps=True)
+    ])
 
 
 def _tile(problem: PoolProblem, batch: int, multiprocessors: int) -> tuple[int, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 
 from torch2rt.backends.cuda.constants import operand
@@ -100,11 +99,6 @@ def extra_arguments(spec: LayerSpec, weights: Weights) -> list[Argument]:
 def walk(order: Iterable[int], shape: Sequence[int], *strides: Sequence[int]) -> list[Axis]:
     """Axes of a shape in an order, with the strides of several operands."""
     return [Axis(shape[i], tuple(steps[i] for steps in strides)) for i in order]
-
-
-def blocks_for(threads: int, block: int) -> tuple[int, int, int]:
-    """The grid that gives at least so many threads."""
-    return (max(1, math.ceil(threads / block)), 1, 1)
 
 
 def first_overwritten(spec: LayerSpec) -> tuple[int, ...]:

@@ -5,19 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from torch2rt.backends.cuda.cpp import cpp_kernel
 from torch2rt.backends.cuda.device import current_device
-from torch2rt.backends.cuda.launch import I64, In, KernelPrepared, Launch, Out
-from torch2rt.backends.cuda.pools import pool_problem
-from torch2rt.backends.cuda.walks import (
-    blocks_for,
-    epilogue_refusal,
-    extra_arguments,
-    same_layout_choices,
-)
+from torch2rt.backends.cuda.pools import pool_problem, prepare_pool
+from torch2rt.backends.cuda.walks import epilogue_refusal, same_layout_choices
 from torch2rt.backends.spec import LayerSpec, LayoutChoice
 from torch2rt.backends.tactic import Prepared, Refusal, Tactic, Unprepared, Weights
-from torch2rt.kernels.cuda.pool import THREADS, Window, pool_source
+from torch2rt.kernels.cuda.pool import Window
 from torch2rt.layers.pool import Pool
 
 
@@ -51,12 +44,7 @@ class DirectPool(Tactic):
             (*ones, *kind.dilation), kind.count_padding,
         )
         problem = pool_problem(spec, kind.mode, window, current_device().multiprocessors)
-        tiles = problem.tiles(spec.inputs[0].shape[0])
-        kernel = cpp_kernel(weights, "pool", pool_source(problem))
-        arguments = [In(0), Out(0), *extra_arguments(spec, weights), I64(tiles)]
-        return KernelPrepared([
-            Launch(kernel, blocks_for(tiles, THREADS), (THREADS, 1, 1), arguments, overlaps=True)
-        ])
+        return prepare_pool(spec, weights, problem)
 
 
 def _kind(spec: LayerSpec) -> Pool:
