@@ -88,6 +88,8 @@ def _bind(
         result = torch.empty(max(spec.size_bytes, 1), dtype=torch.uint8, device=device)
         context.mover("output", name)(result.data_ptr())
         held.append(result)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)  # steps run on another stream than the copies
     return held
 
 

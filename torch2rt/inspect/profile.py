@@ -5,14 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from torch2rt.backends.buffer import address_of, aligned_bytes
 from torch2rt.engine.context import Context
 from torch2rt.engine.engine import Engine, Runnable
+from torch2rt.inspect.roofline import step_cost
 from torch2rt.inspect.steps import shorten, step_title
 from torch2rt.network.dtype import Array
+
+# Of a GPU's time for one step.
+_STEP_BUDGET_MS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,46 +62,65 @@ def profile_engine(
     """Run the engine ``rounds`` times step by step, and as often as a whole.
 
     ``inputs`` are row-major arrays in the order of the bindings. Steps run in order within each
-    round, so every step finds the caches as in a real call.
+    round, so every step finds the caches as in a real call. On a GPU every step is timed by
+    itself, replayed as a graph, and calls without the way to the GPU and back.
     """
     runnable = engine.runnable(tuple(array.shape for array in inputs))
     context = Context(runnable.executable)
     held = _bind(context, runnable, inputs)
-    runs = [engine.backend.runner(calls) for calls in context.calls_per_step]
-    samples = np.zeros((rounds, len(runs)))
-    totals = np.zeros(rounds)
-    with engine.backend.building():
-        context.run()
-        for number in range(rounds):
-            start = time.perf_counter_ns()
-            context.run()
-            totals[number] = time.perf_counter_ns() - start
-            for position, run in enumerate(runs):
-                start = time.perf_counter_ns()
-                run()
-                samples[number, position] = time.perf_counter_ns() - start
+    total_us = engine.backend.time_plan_us(runnable.executable)
+    if total_us is None:
+        times_us, total_us = _by_the_clock(context, rounds)
+    else:
+        context.run(0)
+        times_us = [
+            engine.backend.time_calls_us([calls], _STEP_BUDGET_MS)[0]
+            for calls in context.calls_per_step
+        ]
     del held
-    times_us = np.median(samples, axis=0) / 1e3
     steps = tuple(
         StepTime(
             step_title(runnable.executable.plan, position), step.spec.kind.name,
-            step.plan_step.tactic, step.spec.where, float(us),
-            sum(t.size_bytes for t in (*step.spec.inputs, *step.spec.outputs)),
+            step.plan_step.tactic, step.spec.where, us, step_cost(step.spec).bytes,
         )
         for position, (step, us) in enumerate(
             zip(runnable.executable.steps, times_us, strict=True)
         )
     )
-    return EngineProfile(steps, float(np.median(totals)) / 1e3)
+    return EngineProfile(steps, total_us)
 
 
-def _bind(context: Context, runnable: Runnable, inputs: Sequence[Array]) -> list[Array]:
-    """Point the context at inputs and fresh outputs, which the caller keeps alive."""
-    held = [np.ascontiguousarray(array) for array in inputs]
-    for move, array in zip(context.movers("input", runnable.input_names), held, strict=True):
-        move(address_of(array))
+def _by_the_clock(context: Context, rounds: int) -> tuple[list[float], float]:
+    """Median times of the steps and of whole calls, by the host's clock."""
+    backend = context.executable.backend
+    runs = [backend.runner(calls) for calls in context.calls_per_step]
+    samples = np.zeros((rounds, len(runs)))
+    totals = np.zeros(rounds)
+    with backend.building():
+        context.run(0)
+        for number in range(rounds):
+            start = time.perf_counter_ns()
+            context.run(0)
+            totals[number] = time.perf_counter_ns() - start
+            for position, run in enumerate(runs):
+                start = time.perf_counter_ns()
+                run()
+                samples[number, position] = time.perf_counter_ns() - start
+    medians_us = np.median(samples, axis=0) / 1e3
+    return [float(us) for us in medians_us], float(np.median(totals)) / 1e3
+
+
+def _bind(context: Context, runnable: Runnable, inputs: Sequence[Array]) -> list[Any]:
+    """Point the context at copies of the inputs and fresh outputs, which the caller keeps alive."""
+    backend = context.executable.backend
+    held = []
+    for move, array in zip(context.movers("input", runnable.input_names), inputs, strict=True):
+        memory = backend.allocate(max(array.nbytes, 1))
+        backend.upload_bytes(backend.address(memory), np.ascontiguousarray(array))
+        move(backend.address(memory))
+        held.append(memory)
     for name, spec in zip(runnable.output_names, runnable.output_specs, strict=True):
-        block = aligned_bytes(max(spec.size_bytes, 1))
-        context.mover("output", name)(address_of(block))
-        held.append(block)
+        memory = backend.allocate(max(spec.size_bytes, 1))
+        context.mover("output", name)(backend.address(memory))
+        held.append(memory)
     return held
