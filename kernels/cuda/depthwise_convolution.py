@@ -25,7 +25,7 @@ from torch2rt.kernels.cuda.prelude import PRELUDE
 NAME = "t2r_depthwise_convolution"
 # Weights that a thread keeps in registers, and multiply-adds that are unrolled.
 _MAX_REGISTER_WEIGHTS = 80
-_MAX_UNROLLED = 4096
+_MAX_UNROLLED = 2500
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,9 @@ def choose_tiles(
 ) -> DepthwiseTiles:
     """Tiles for a thread's piece of pixels; blocks hold about 128 bytes of channels of a pixel."""
     tile = clipped(tile, shape.result[1:])
-    vector = min(max_vector, shape.x.vector, _divisor(shape.in_channels))
+    vector = min(
+        max_vector, shape.x.vector, _divisor(shape.in_channels), 16 // shape.x.itemsize_bytes
+    )
     groups = -(-shape.in_channels // vector)
     slots = _slots(groups, max(1, 128 // (vector * shape.x.itemsize_bytes)))
     columns = -(-shape.result[2] // tile[1])
@@ -157,18 +159,16 @@ extern "C" __global__ void __launch_bounds__(@THREADS) @NAME(
 #pragma @UNROLL_ROWS
     for (int y = 0; y < PATCH_H; y++) {
         const bool has_row = (unsigned)(top + y) < (unsigned)IMAGE_H;
-        Vec<In, V> values[PATCH_W];
+        Loaded<In, V> values[PATCH_W];
 #pragma @UNROLL_COLUMNS
         for (int z = 0; z < PATCH_W; z++) {
-            values[z] = Vec<In, V>();
-            if (has_row && (unsigned)(left + z) < (unsigned)IMAGE_W)
-                values[z] = load_vec<In, V>(corner + y * X_STRIDE_H + z * X_STRIDE_W);
+            const bool is_inside = has_row && (unsigned)(left + z) < (unsigned)IMAGE_W;
+            values[z] = load_if<In, V>(is_inside, corner + y * X_STRIDE_H + z * X_STRIDE_W);
         }
 #pragma @UNROLL_COLUMNS
         for (int z = 0; z < PATCH_W; z++) {
             float value[V];
-#pragma unroll
-            for (int i = 0; i < V; i++) value[i] = to_float(values[z][i]);
+            to_floats<In, V>(value, values[z]);
 #pragma unroll
             for (int th = 0; th < TILE_H; th++) {
                 const int r = (y - th * STRIDE_H) / DILATION_H;

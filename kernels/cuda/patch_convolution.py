@@ -79,7 +79,7 @@ class PatchPlan:
     def grid(self) -> int:
         """Blocks of the launch."""
         result = self.shape.result
-        tiles = -(-result[1] // self.tile[0]) * -(-result[2] // self.tile[1])
+        tiles: int = -(-result[1] // self.tile[0]) * -(-result[2] // self.tile[1])
         images: int = self.shape.groups * self.shape.batch
         return tiles * self.slabs * images
 
@@ -247,11 +247,11 @@ def patch_source(plan: PatchPlan) -> str:
     tiles_h, tiles_w = (-(-shape.result[axis] // plan.tile[axis - 1]) for axis in (1, 2))
     pixel, strides = plan.pixel, shape.x.strides
     is_last = strides[1] == 1 and strides[4] == shape.in_channels == pixel
-    rows_aligned = all(strides[axis] % CHUNK == 0 for axis in (0, 3))
+    is_chunked = plan.interleaved and all(strides[axis] % CHUNK == 0 for axis in (0, 3))
     is_plain = strides[4] == 1 and strides[1] % CHUNK == 0
     masks = [_mask(pair) for pair in plan.pairs]
     masks += [0] * (plan.steps * 8 - len(masks))
-    offsets = [pair[0] for pair in plan.pairs] + [0] * (plan.steps * 8 - len(plan.pairs))
+    offsets = [2 * pair[0] for pair in plan.pairs] + [0] * (plan.steps * 8 - len(plan.pairs))
     masked = [any(mask != 0xFFFFFFFF for mask in masks[i : i + 8]) for i in range(0, len(masks), 8)]
     constants = {
         "WARPS": plan.warps, "TILES": plan.tiles, "TILE_H": plan.tile[0], "TILE_W": plan.tile[1],
@@ -263,7 +263,7 @@ def patch_source(plan: PatchPlan) -> str:
     }
     flags = {
         "INTERLEAVED": plan.interleaved, "ANY_MASKED": any(masked),
-        "CHUNKS_LAST": is_last and rows_aligned, "CHUNKS_PLAIN": is_plain and rows_aligned,
+        "CHUNKS_LAST": is_chunked and is_last, "CHUNKS_PLAIN": is_chunked and is_plain,
     }
     source: str = (
         PRELUDE + MMA + axis_constants(shape) + f"typedef {plan.type} Half;\n"
@@ -308,6 +308,15 @@ def _flags_function(name: str, flags: list[bool]) -> str:
 
 
 _STAGE = r"""
+template <int N> T2R_DEVICE void store_halves(Half* to, const Loaded<Half, N>& values) {
+    store_loaded<Half, N>(to, values);
+}
+template <int N> T2R_DEVICE void store_halves(Half* to, const Loaded<float, N>& values) {
+    float taken[N];
+    to_floats<float, N>(taken, values);
+    store_floats<Half, N>(to, taken);
+}
+
 T2R_DEVICE f16 to_half(f16 value, f16) { return value; }
 T2R_DEVICE bf16 to_half(bf16 value, bf16) { return value; }
 template <class T> T2R_DEVICE T to_half(float value, T) { return from_float<T>(value); }
@@ -333,7 +342,7 @@ T2R_DEVICE void copy_chunk(Half* to, const In* image, int y, int z) {
                 for (int j = 0; j < 8; j++) made[j * PIXEL + c] = to_half(piece[j], Half());
             }
         }
-    } else if (has_row) {
+    } else if (has_row && !((CHUNKS_LAST || CHUNKS_PLAIN) && IMAGE_W % 8 == 0)) {
 #pragma unroll
         for (int j = 0; j < 8; j++) {
             if ((unsigned)(z + j) >= (unsigned)IMAGE_W) continue;
@@ -348,8 +357,19 @@ T2R_DEVICE void copy_chunk(Half* to, const In* image, int y, int z) {
 
 template <int THREADS>
 T2R_DEVICE void copy_patch(Half* patch, const In* image, int top, int left, int thread) {
-    if (INTERLEAVED) {
-        constexpr int CHUNKS = COLUMNS / 8;
+    constexpr int CHUNKS = COLUMNS / 8;
+    if (CHUNKS_LAST && IMAGE_W % 8 == 0) {
+        // 8 elements at once: chunks lie wholly inside or wholly outside.
+        constexpr int VECTORS = CHUNKS * PIXEL;
+#pragma unroll 6
+        for (int i = thread; i < ROWS * VECTORS; i += THREADS) {
+            const int y = i / VECTORS, v = i % VECTORS, z = v / PIXEL * 8;
+            const bool is_inside = (unsigned)(top + y) < (unsigned)IMAGE_H
+                && (unsigned)(left + z) < (unsigned)IMAGE_W;
+            store_halves<8>(patch + y * ROW + v * 8, load_if<In, 8>(
+                is_inside, image + (top + y) * X_STRIDE_H + left * X_STRIDE_W + v * 8));
+        }
+    } else if (INTERLEAVED) {
 #pragma unroll 2
         for (int i = thread; i < ROWS * CHUNKS; i += THREADS) {
             const int y = i / CHUNKS, z = i % CHUNKS * 8;
@@ -361,14 +381,11 @@ T2R_DEVICE void copy_patch(Half* patch, const In* image, int top, int left, int 
         for (int i = thread; i < ROWS * COLUMNS * VECTORS; i += THREADS) {
             const int c = i % VECTORS * COPIED, z = i / VECTORS % COLUMNS;
             const int y = i / (VECTORS * COLUMNS);
-            Vec<In, COPIED> piece = Vec<In, COPIED>();
-            if ((unsigned)(top + y) < (unsigned)IMAGE_H && (unsigned)(left + z) < (unsigned)IMAGE_W)
-                piece = load_vec<In, COPIED>(
-                    image + (top + y) * X_STRIDE_H + (left + z) * X_STRIDE_W + c * X_STRIDE_C);
-            Vec<Half, COPIED> made;
-#pragma unroll
-            for (int j = 0; j < COPIED; j++) made[j] = to_half(piece[j], Half());
-            store_vec<Half, COPIED>(patch + y * ROW + z * PIXEL + c, made);
+            const bool is_inside = (unsigned)(top + y) < (unsigned)IMAGE_H
+                && (unsigned)(left + z) < (unsigned)IMAGE_W;
+            store_halves<COPIED>(patch + y * ROW + z * PIXEL + c, load_if<In, COPIED>(
+                is_inside,
+                image + (top + y) * X_STRIDE_H + (left + z) * X_STRIDE_W + c * X_STRIDE_C));
         }
     }
 }
@@ -410,14 +427,14 @@ extern "C" __global__ void __launch_bounds__(@THREADS) @NAME(
 
     constexpr int COLUMN_TILES = SLAB / 8;
     float sums[TILES][COLUMN_TILES][4];
-    const Half* pixels[TILES][2];
+    const u8* pixels[TILES][2];
 #pragma unroll
     for (int i = 0; i < TILES; i++) {
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             const int p = (warp * TILES + i) * 16 + half * 8 + g;
-            pixels[i][half] = patch + p / TILE_W * STRIDE_H * ROW
-                + (p % TILE_W * STRIDE_W + first - left) * PIXEL;
+            pixels[i][half] = (const u8*)(patch + p / TILE_W * STRIDE_H * ROW
+                + (p % TILE_W * STRIDE_W + first - left) * PIXEL);
         }
 #pragma unroll
         for (int j = 0; j < COLUMN_TILES * 4; j++) sums[i][j / 4][j % 4] = 0.0f;

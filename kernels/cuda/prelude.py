@@ -136,6 +136,24 @@ template <> __device__ __forceinline__ u32 pack2<bf16>(float low, float high) {
 #endif
 """
 
+_UNPACK = r"""
+// The low and the high half of 32 bits as floats.
+template <class T> T2R_DEVICE void unpack2(float& low, float& high, u32 word);
+template <> __device__ __forceinline__ void unpack2<bf16>(float& low, float& high, u32 word) {
+    low = __uint_as_float(word << 16);
+    high = __uint_as_float(word & 0xffff0000u);
+}
+template <> __device__ __forceinline__ void unpack2<f16>(float& low, float& high, u32 word) {
+#ifdef T2R_EMULATED
+    low = to_float(f16{(u16)word});
+    high = to_float(f16{(u16)(word >> 16)});
+#else
+    asm("{ .reg .b16 l, h; mov.b32 {l, h}, %2; cvt.f32.f16 %0, l; cvt.f32.f16 %1, h; }"
+        : "=f"(low), "=f"(high) : "r"(word));
+#endif
+}
+"""
+
 _ACCESS = r"""
 // N elements that are loaded and stored together.
 template <class T, int N> struct alignas(sizeof(T) * N < 16 ? sizeof(T) * N : 16) Vec {
@@ -167,11 +185,63 @@ template <class T, int N> T2R_DEVICE void store_vec(void* address, const Vec<T, 
     for (int i = 0; i < (int)(sizeof(T) * N / PIECE); i++) ((Raw*)address)[i] = raw[i];
 }
 
-// The same as floats.
-template <class T, int N> T2R_DEVICE void load_floats(float (&values)[N], const T* address) {
-    const Vec<T, N> stored = load_vec<T, N>(address);
+// N elements as the registers that they were loaded to. Unlike a Vec, nothing waits for the load
+// until `to_floats` or `store_loaded`: so many loads can be under way.
+template <class T, int N> struct Loaded {
+    static constexpr int PIECE = sizeof(T) * N < 16 ? (int)(sizeof(T) * N) : 16;
+    static constexpr int PIECES = (int)(sizeof(T) * N) / PIECE;
+    typename RawBytes<PIECE>::type raw[PIECES];
+};
+
+// The vector at an address, zeros if it is not there.
+template <class T, int N> T2R_DEVICE Loaded<T, N> load_if(bool is_there, const void* address) {
+    typedef typename RawBytes<Loaded<T, N>::PIECE>::type Raw;
+    Loaded<T, N> result = Loaded<T, N>();
+    if (is_there) {
+        T2R_CHECK_ALIGNED(address, (Loaded<T, N>::PIECE));
 #pragma unroll
-    for (int i = 0; i < N; i++) values[i] = to_float(stored[i]);
+        for (int i = 0; i < Loaded<T, N>::PIECES; i++) result.raw[i] = ((const Raw*)address)[i];
+    }
+    return result;
+}
+
+template <class T, int N> T2R_DEVICE void store_loaded(void* address, const Loaded<T, N>& value) {
+    typedef typename RawBytes<Loaded<T, N>::PIECE>::type Raw;
+    T2R_CHECK_ALIGNED(address, (Loaded<T, N>::PIECE));
+#pragma unroll
+    for (int i = 0; i < Loaded<T, N>::PIECES; i++) ((Raw*)address)[i] = value.raw[i];
+}
+
+template <class T, int N> struct ToFloats {
+    static T2R_MEMBER void of(float (&values)[N], const Loaded<T, N>& loaded) {
+        Vec<T, N> stored;
+        memcpy(&stored, loaded.raw, sizeof(stored));
+#pragma unroll
+        for (int i = 0; i < N; i++) values[i] = to_float(stored[i]);
+    }
+};
+template <class T, int N> struct HalvesToFloats {
+    static T2R_MEMBER void of(float (&values)[N], const Loaded<T, N>& loaded) {
+        u32 words[N / 2];
+        memcpy(words, loaded.raw, sizeof(words));
+#pragma unroll
+        for (int i = 0; i < N / 2; i++) unpack2<T>(values[2 * i], values[2 * i + 1], words[i]);
+    }
+};
+template <> struct ToFloats<f16, 2> : HalvesToFloats<f16, 2> {};
+template <> struct ToFloats<f16, 4> : HalvesToFloats<f16, 4> {};
+template <> struct ToFloats<f16, 8> : HalvesToFloats<f16, 8> {};
+template <> struct ToFloats<bf16, 2> : HalvesToFloats<bf16, 2> {};
+template <> struct ToFloats<bf16, 4> : HalvesToFloats<bf16, 4> {};
+template <> struct ToFloats<bf16, 8> : HalvesToFloats<bf16, 8> {};
+template <class T, int N>
+T2R_DEVICE void to_floats(float (&values)[N], const Loaded<T, N>& loaded) {
+    ToFloats<T, N>::of(values, loaded);
+}
+
+// The vector at an address as floats.
+template <class T, int N> T2R_DEVICE void load_floats(float (&values)[N], const T* address) {
+    to_floats<T, N>(values, load_if<T, N>(true, address));
 }
 
 template <class T, int N> struct StoreFloats {
@@ -271,4 +341,4 @@ template <int THREADS> T2R_DEVICE float block_max(float x, float* scratch) {
 }
 """
 
-PRELUDE = _TYPES + _CONVERSIONS + _ACCESS + _LAUNCHES + FUNCTIONS + _REDUCTIONS
+PRELUDE = _TYPES + _CONVERSIONS + _UNPACK + _ACCESS + _LAUNCHES + FUNCTIONS + _REDUCTIONS

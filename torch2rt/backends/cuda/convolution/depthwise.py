@@ -18,10 +18,10 @@ from torch2rt.backends.tactic import Prepared, Refusal, Tactic, Weights
 from torch2rt.kernels.cuda import depthwise_convolution as depthwise
 from torch2rt.network.dtype import Array
 
-# Multiply-adds that the compiler may be given, and sums that a thread can hold.
-_MAX_WORK, _MAX_SUMS = 8192, 96
+# Multiply-adds of a thread that are unrolled; beyond, compiling takes long and registers spill.
+_MAX_WORK = 2500
 # Threads per multiprocessor below which a smaller piece is the better one, above which a larger.
-_FEW_THREADS, _MANY_THREADS = 96, 8192
+_FEW_THREADS, _MANY_THREADS = 64, 8192
 
 
 class DepthwiseTactic(Tactic):

@@ -12,7 +12,7 @@ from torch2rt.backends.cuda.convolution import specs
 from torch2rt.backends.cuda.cpp import cpp_kernel
 from torch2rt.backends.cuda.device import current_device
 from torch2rt.backends.cuda.launch import I64, Argument, In, KernelPrepared, Launch, Out, Packed
-from torch2rt.backends.cuda.walks import blocks_for, extra_arguments
+from torch2rt.backends.cuda.walks import extra_arguments
 from torch2rt.backends.spec import LayerSpec, Layout, LayoutChoice
 from torch2rt.backends.tactic import Prepared, Refusal, Tactic, Weights
 from torch2rt.kernels.cuda import direct_convolution as direct
@@ -51,7 +51,7 @@ class DirectTactic(Tactic):
         threads = direct.thread_count(shape, vector)
         launch = Launch(
             cpp_kernel(weights, direct.NAME, source),
-            blocks_for(threads, direct.THREADS), (direct.THREADS, 1, 1),
+            (-(-threads // direct.THREADS), 1, 1), (direct.THREADS, 1, 1),
             [In(0), weight, Out(), *extra_arguments(spec, weights), I64(threads)],
             overlaps=True,
         )
