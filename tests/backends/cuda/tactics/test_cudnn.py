@@ -66,6 +66,8 @@ CONVOLUTIONS = {
     "asymmetric": (conv(3, stride=2, before=0), (1, 16, 8, 8), (8, 16, 3, 3)),
     "groups": (conv(3, groups=2), (2, 32, 6, 6), (32, 16, 3, 3)),
     "one pixel": (conv(), (3, 16, 1, 1), (24, 16, 1, 1)),
+    "odd channels": (conv(3), (2, 13, 6, 5), (21, 13, 3, 3)),
+    "one filter": (conv(), (2, 16, 6, 5), (1, 16, 1, 1)),
     "one row": (conv(3, axes=1), (2, 16, 11), (24, 16, 3)),
     "volume": (conv(3, axes=3), (1, 16, 4, 5, 6), (16, 16, 3, 3, 3)),
 }
@@ -214,6 +216,10 @@ MATMULS = {
     "matrices": (Matmul(), (7, 16), (16, 24)),
     "stack": (Matmul(), (2, 3, 7, 16), (2, 3, 16, 24)),
     "stack of transposed": (LINEAR, (2, 3, 7, 16), (2, 3, 24, 16)),
+    "odd": (LINEAR, (3, 7, 13), (10, 13)),
+    "two columns": (LINEAR, (3, 7, 64), (2, 64)),
+    "odd stack": (Matmul(), (2, 19, 19), (2, 19, 16)),
+    "odd stack of transposed": (LINEAR, (2, 19, 16), (2, 19, 16)),
     "left transposed": (Matmul(transpose_a=True), (3, 16, 8), (3, 16, 24)),
     "one left matrix": (Matmul(), (8, 16), (3, 16, 24)),
     "one right matrix": (Matmul(transpose_a=True), (3, 16, 8), (16, 24)),
@@ -304,8 +310,8 @@ def few(channels: int) -> list[torch.Tensor]:
 
 WHOLE = [rand(1, 16, 8, 8), rand(16, 16, 3, 3)]
 REFUSALS = {
-    "channels": (conv(3), few(3), None, "no multiple of 8"),
-    "depthwise": (conv(3, groups=16), [WHOLE[0], rand(16, 1, 3, 3)], None, "no multiple"),
+    "channels": (conv(3), few(3), None, "3 channels"),
+    "depthwise": (conv(3, groups=16), [WHOLE[0], rand(16, 1, 3, 3)], None, "1 channels"),
     "int": (conv(3), [x.to(torch.int32) for x in WHOLE], None, "int32"),
     "op": (conv(3), WHOLE, "exp2(i0)", "no exp2"),
     "round": (conv(3), WHOLE, "to_float16(i0)", "no to_float16"),
@@ -333,7 +339,6 @@ def test_refusals_of_the_others() -> None:
     assert_refused(attention, Attention(1.0), [q.float()] * 3, reason="float32")
     assert_refused(attention, Attention(1.0), [q[..., :12]] * 3, reason="12 features")
     assert_refused(attention, Attention(1.0), [q, q[:, :1], q], reason="broadcast")
-    assert_refused(matmul, LINEAR, [rand(4, 12), rand(16, 12)], reason="no multiple of 8")
     mixed = [rand(2, 3, 8, 16), rand(1, 3, 16, 8)]
     assert_refused(matmul, Matmul(), mixed, reason="some matrices repeat")
     cut = Deconvolution((1, 1), (0, 0), (-1, -1), (1, 1))

@@ -9,6 +9,7 @@ from torch2rt.backends.spec import LayerSpec
 from torch2rt.network.dtype import DType
 
 FLOATS = (DType.FLOAT16, DType.BFLOAT16, DType.FLOAT32)
+MIN_CHANNELS = 8
 
 
 def check_floats(spec: LayerSpec) -> None:
@@ -22,9 +23,11 @@ def check_floats(spec: LayerSpec) -> None:
         raise NotInCudnn("inputs of different dtypes")
 
 
-def vector_size(dtype: DType) -> int:
-    """Elements of 16 bytes, which kernels read at once."""
-    return 16 // dtype.itemsize_bytes
+def check_channels(inputs: int, outputs: int, groups: int) -> None:
+    """NotInCudnn for few channels a group, where cuDNN is many times slower than it could be."""
+    least = min(inputs, outputs) if groups > 1 else inputs
+    if least < MIN_CHANNELS:
+        raise NotInCudnn(f"{least} channels a group")
 
 
 def merged(shape: Sequence[int], strides: Sequence[int], what: str) -> tuple[int, int]:

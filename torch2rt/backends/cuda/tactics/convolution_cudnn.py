@@ -12,7 +12,7 @@ from torch2rt.backends.cuda.cudnn.images import (
     image_layouts,
     with_two_axes,
 )
-from torch2rt.backends.cuda.cudnn.operands import check_floats, vector_size
+from torch2rt.backends.cuda.cudnn.operands import check_channels, check_floats
 from torch2rt.backends.cuda.cudnn.tactic import CudnnTactic, LayerGraph, plan_variants
 from torch2rt.backends.spec import LayerSpec, LayoutChoice
 from torch2rt.layers.convolution import Convolution
@@ -36,10 +36,8 @@ class CudnnConvolution(CudnnTactic):
         if not isinstance(kind, Convolution):
             raise NotInCudnn(f"{kind.name} is not a convolution")
         check_floats(spec)
-        x, w = spec.inputs[:2]
-        vector = vector_size(x.dtype)
-        if w.shape[1] % vector or w.shape[0] // kind.groups % vector:
-            raise NotInCudnn(f"channels of a group that are no multiple of {vector}")
+        filters, channels = spec.inputs[1].shape[:2]
+        check_channels(channels, filters // kind.groups, kind.groups)
         writer = GraphWriter()
         image, weight, *extras = add_image_operands(writer, spec)
         result = writer.node(

@@ -13,7 +13,7 @@ from torch2rt.backends.cuda.cudnn.images import (
     image_layouts,
     with_two_axes,
 )
-from torch2rt.backends.cuda.cudnn.operands import check_floats, vector_size
+from torch2rt.backends.cuda.cudnn.operands import check_channels, check_floats
 from torch2rt.backends.cuda.cudnn.tactic import CudnnTactic, LayerGraph, plan_variants
 from torch2rt.backends.spec import LayerSpec, LayoutChoice
 from torch2rt.layers.deconvolution import Deconvolution
@@ -36,10 +36,8 @@ class CudnnDeconvolution(CudnnTactic):
         if not isinstance(kind, Deconvolution):
             raise NotInCudnn(f"{kind.name} is not a deconvolution")
         check_floats(spec)
-        x, w = spec.inputs[:2]
-        vector = vector_size(x.dtype)
-        if w.shape[1] % vector or w.shape[0] // kind.groups % vector:
-            raise NotInCudnn(f"channels of a group that are no multiple of {vector}")
+        channels, filters = spec.inputs[1].shape[:2]
+        check_channels(channels // kind.groups, filters, kind.groups)
         if kind.groups > 1 and spec.epilogue is not None:
             raise NotInCudnn("groups with an epilogue: cuDNN has no plan")
         if any(padding < 0 for padding in kind.padding_before):

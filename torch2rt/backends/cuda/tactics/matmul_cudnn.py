@@ -6,7 +6,7 @@ import math
 from typing import ClassVar
 
 from torch2rt.backends.cuda.cudnn.description import GraphWriter, NotInCudnn, Operand
-from torch2rt.backends.cuda.cudnn.operands import check_floats, merged, settled, vector_size
+from torch2rt.backends.cuda.cudnn.operands import check_floats, merged, settled
 from torch2rt.backends.cuda.cudnn.print_cudnn import print_cudnn
 from torch2rt.backends.cuda.cudnn.tactic import CudnnTactic, LayerGraph, Source, plan_variants
 from torch2rt.backends.spec import LayerSpec, TensorSpec
@@ -25,16 +25,13 @@ class CudnnMatmul(CudnnTactic):
     kinds: ClassVar[tuple[str, ...]] = ("matmul",)
 
     def graph(self, spec: LayerSpec) -> LayerGraph:
-        """The graph. NotInCudnn where rows do not start at multiples of 16 bytes."""
+        """The graph. NotInCudnn for stacks that broadcast but for one matrix that serves all."""
         kind = spec.kind
         if not isinstance(kind, Matmul):
             raise NotInCudnn(f"{kind.name} is not a matmul")
         check_floats(spec)
         a, b = spec.inputs[:2]
         output = spec.outputs[0]
-        vector = vector_size(a.dtype)
-        if any(tensor.shape[-1] % vector for tensor in (a, b, output)):
-            raise NotInCudnn(f"rows whose length is no multiple of {vector}")
         is_flat = math.prod(b.shape[:-2]) == 1 and not kind.transpose_a
         batch = 1 if is_flat else math.prod(output.shape[:-2])
         writer = GraphWriter()
