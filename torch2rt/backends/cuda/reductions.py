@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from torch2rt.backends.cuda.walks import accumulator_type, extra_strides, make_epilogue
+from torch2rt.backends.cuda.walks import accumulator_type, kept_walk, make_epilogue
 from torch2rt.backends.spec import LayerSpec
 from torch2rt.kernels.cuda.prelude import c_type
 from torch2rt.kernels.cuda.reduce import ReduceProblem
@@ -21,15 +21,9 @@ def reduce_problem(
 ) -> ReduceProblem:
     """Walks over kept and reduced axes in the order of x's memory."""
     x, y = spec.inputs[0], spec.outputs[0]
-    kept_axes = [axis for axis in range(x.rank) if axis not in axes]
-    places = {axis: axis if keepdim else i for i, axis in enumerate(kept_axes)}
-    others = [y.strides, *extra_strides(spec)]
-    kept = merge_axes(
-        Axis(x.shape[axis], (x.strides[axis], *(strides[places[axis]] for strides in others)))
-        for axis in x.memory_order if axis in places
-    )
+    kept = kept_walk(spec, axes, keepdim)
     reduced = merge_axes(
-        Axis(x.shape[axis], (x.strides[axis],)) for axis in x.memory_order if axis not in places
+        Axis(x.shape[axis], (x.strides[axis],)) for axis in x.memory_order if axis in axes
     )
     item = x.dtype.itemsize_bytes
     is_row = not kept or (bool(reduced) and reduced[-1].strides[0] < kept[-1].strides[0])
@@ -39,7 +33,8 @@ def reduce_problem(
     elif not is_row:
         padded = [Axis(axis.size, (axis.strides[0], 0)) for axis in reduced]
         vector = vector_size(kept[-1], (*kept[:-1], *padded), item, 2)
-    steps = [tuple(axis.strides[2 + i] for axis in kept) or (0,) for i in range(len(others) - 1)]
+    extras = len(spec.inputs) - spec.main_count
+    steps = [tuple(axis.strides[2 + i] for axis in kept) or (0,) for i in range(extras)]
     accumulator = "i32" if mode in ("any", "all") else accumulator_type(x.dtype)
     problem = ReduceProblem(
         mode, c_type(x.dtype), c_type(y.dtype), accumulator, tuple(kept), tuple(reduced), is_row,

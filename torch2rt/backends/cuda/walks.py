@@ -11,7 +11,7 @@ from torch2rt.backends.spec import LayerSpec, Layout, LayoutChoice, TensorSpec, 
 from torch2rt.backends.tactic import Refusal, Weights
 from torch2rt.kernels.cuda.operands import Epilogue, Extra
 from torch2rt.kernels.cuda.prelude import c_type
-from torch2rt.kernels.cuda.strided import Axis
+from torch2rt.kernels.cuda.strided import Axis, merge_axes
 from torch2rt.network.dtype import DType
 
 _FLOATS = (DType.FLOAT16, DType.BFLOAT16, DType.FLOAT32)
@@ -99,6 +99,18 @@ def extra_arguments(spec: LayerSpec, weights: Weights) -> list[Argument]:
 def walk(order: Iterable[int], shape: Sequence[int], *strides: Sequence[int]) -> list[Axis]:
     """Axes of a shape in an order, with the strides of several operands."""
     return [Axis(shape[i], tuple(steps[i] for steps in strides)) for i in order]
+
+
+def kept_walk(spec: LayerSpec, axes: Sequence[int], keepdim: bool) -> list[Axis]:
+    """Axes that a reduction keeps, in the order of x's memory: x, y and epilogue operands."""
+    x, y = spec.inputs[0], spec.outputs[0]
+    kept = [axis for axis in range(x.rank) if axis not in axes]
+    places = {axis: axis if keepdim else i for i, axis in enumerate(kept)}
+    others = [y.strides, *extra_strides(spec)]
+    return list(merge_axes(
+        Axis(x.shape[axis], (x.strides[axis], *(strides[places[axis]] for strides in others)))
+        for axis in x.memory_order if axis in places
+    ))
 
 
 def first_overwritten(spec: LayerSpec) -> tuple[int, ...]:
