@@ -39,7 +39,7 @@ def test_channels_and_dtypes(dtype: torch.dtype, channels: int) -> None:
     check_cuda_tactic(
         "convolution.cuda.direct", kind,
         [rand(2, channels, 7, 9, dtype=dtype), rand(6, channels, 3, 3, dtype=dtype)],
-        constants=[1], layouts=2,
+        constants=[1],
     )
 
 
@@ -81,7 +81,7 @@ def test_pitched_operands(shape: tuple[int, ...]) -> None:
         "convolution.cuda.direct", convolution(), [
             rand(*shape, dtype=torch.float16), rand(8, c, 1, 1, dtype=torch.float16),
             rand(n, 8, h, w, dtype=torch.float16),
-        ], "add(i0,i1)", constants=[1], pitched={"i0": 1, "i2": 1, "o0": 1}, layouts=2,
+        ], "add(i0,i1)", constants=[1], pitched={"i0": 1, "i2": 1, "o0": 1},
     )
 
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from torch2rt.backends.cuda.convolution import specs
+from torch2rt.backends.cuda.convolution import estimates, specs
 from torch2rt.backends.cuda.cpp import cpp_kernel
 from torch2rt.backends.cuda.device import current_device
 from torch2rt.backends.cuda.launch import In, KernelPrepared, Launch, Out, Packed
@@ -75,6 +75,11 @@ class DepthwiseTactic(Tactic):
     def layouts(self, spec: LayerSpec) -> Sequence[LayoutChoice]:
         """Channels last."""
         return (specs.layout_choice(spec, Layout.CHANNELS_LAST, Layout.CHANNELS_LAST),)
+
+    def estimate_us(self, spec: LayerSpec) -> float:
+        """Bytes bound it, multiply-adds where windows are large."""
+        busy = estimates.multiplied_us(spec, estimates.MULTIPLIES)
+        return estimates.START_US + 1.2 * max(estimates.moved_us(spec), busy)
 
     def prepare(self, spec: LayerSpec, weights: Weights) -> Prepared:
         """Compile; weights as floats, channels innermost."""

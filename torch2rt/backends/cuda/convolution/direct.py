@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
 
 from torch2rt.backends.cuda.constants import operand
-from torch2rt.backends.cuda.convolution import specs
+from torch2rt.backends.cuda.convolution import estimates, specs
 from torch2rt.backends.cuda.cpp import cpp_kernel
 from torch2rt.backends.cuda.device import current_device
 from torch2rt.backends.cuda.launch import I64, Argument, In, KernelPrepared, Launch, Out, Packed
@@ -19,6 +20,9 @@ from torch2rt.kernels.cuda import direct_convolution as direct
 from torch2rt.kernels.cuda.convolution_shape import ConvolutionShape
 from torch2rt.kernels.cuda.prelude import c_type
 from torch2rt.network.dtype import Array
+
+# Multiply-adds of a multiprocessor per microsecond; microseconds of a step of a sum.
+_MULTIPLIES, _STEP_US = 40e3, 0.02
 
 
 class DirectTactic(Tactic):
@@ -35,12 +39,15 @@ class DirectTactic(Tactic):
         return specs.refusal(spec)
 
     def layouts(self, spec: LayerSpec) -> Sequence[LayoutChoice]:
-        """Images with channels last, and row-major."""
-        plain = specs.layout_choice(spec, Layout.PLAIN, Layout.PLAIN)
-        if spec.inputs[0].rank == 3:
-            return (plain,)
-        last = specs.layout_choice(spec, Layout.CHANNELS_LAST, Layout.CHANNELS_LAST)
-        return (last, plain)
+        """Images with channels last, sequences row-major. The kernel takes any layout."""
+        layout = Layout.PLAIN if spec.inputs[0].rank == 3 else Layout.CHANNELS_LAST
+        return (specs.layout_choice(spec, layout, layout),)
+
+    def estimate_us(self, spec: LayerSpec) -> float:
+        """Loads of weights from the caches bound it, and the length of a thread's sum."""
+        taps = math.prod(spec.inputs[1].shape) // spec.outputs[0].shape[1]
+        busy = estimates.multiplied_us(spec, _MULTIPLIES)
+        return estimates.START_US + max(busy, taps * _STEP_US)
 
     def prepare(self, spec: LayerSpec, weights: Weights) -> Prepared:
         """Compile; pack constant weights as floats with the filters innermost."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import Sequence
 from typing import ClassVar
 
-from torch2rt.backends.cuda.convolution import specs
+from torch2rt.backends.cuda.convolution import estimates, specs
 from torch2rt.backends.cuda.cpp import cpp_kernel
 from torch2rt.backends.cuda.device import current_device
 from torch2rt.backends.cuda.launch import In, KernelPrepared, Launch, Out, Packed
@@ -75,6 +76,15 @@ class PatchTactic(Tactic):
         last = Layout.CHANNELS_LAST
         images = (last, Layout.PLAIN) if self.interleaved else (last,)
         return [specs.layout_choice(spec, image, last) for image in images]
+
+    def estimate_us(self, spec: LayerSpec) -> float:
+        """Bytes or the tensor cores bound it, which multiply padding as well."""
+        plan = self._plan(spec)
+        shape = plan.shape
+        made = plan.grid * self.pixels * plan.slab * plan.steps * 16
+        useful = math.prod(spec.outputs[0].shape) * shape.taps * shape.group_in
+        busy = estimates.multiplied_us(spec, estimates.TENSOR_MULTIPLIES, made / useful)
+        return estimates.START_US + 1.3 * max(estimates.moved_us(spec), busy)
 
     def prepare(self, spec: LayerSpec, weights: Weights) -> Prepared:
         """Compile; pack weights as warps load them."""
