@@ -1,10 +1,12 @@
 # mypy: disable-error-code="no-untyped-def,untyped-decorator"
-"""y = epilogue(a b) by persistent blocks that the copy engine feeds through tensor maps.
+"""y = epilogue(a b), fed by the copy engine through tensor maps.
 
 a [m, k], y [m, n] and epilogue matrices are row-major with any pitch that is a multiple of 16
-bytes; b is [n, k], or [k, n] unless B_IS_ROWS. Each block takes every so-many-th tile; the loops
-are flattened, so that the next tile's operands arrive while this one's epilogue runs. Bytes
-moved: a once per column of tiles, b once per row of tiles, mostly from the L2; y once.
+bytes; b is [n, k], or [k, n] unless B_IS_ROWS. Persistent blocks take every so-many-th tile, and
+their loops are flattened, so that the next tile's operands arrive while this one's epilogue runs;
+otherwise each block has one tile, and blocks on one multiprocessor hide each other's epilogues.
+HALVES 2 applies the epilogue to the left and right half of a tile in turn: less shared memory.
+Bytes moved: a once per column of tiles, b once per row of tiles, mostly from the L2; y once.
 Architectures: sm_90 and newer.
 """
 
@@ -23,32 +25,66 @@ def epilogue(acc, i1, i2, i3):
 
 
 @triton.jit
+def store_tile(
+    acc, y, e1, e2, e3, row, column, m, n,
+    E1: tl.constexpr, E2: tl.constexpr, E3: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):
+    """Apply the epilogue to a tile, or half a tile, and store it."""
+    i1 = read_operand(e1, 0, row, column, m, n, E1, BLOCK_M, BLOCK_N)
+    i2 = read_operand(e2, 0, row, column, m, n, E2, BLOCK_M, BLOCK_N)
+    i3 = read_operand(e3, 0, row, column, m, n, E3, BLOCK_M, BLOCK_N)
+    y.store([row, column], epilogue(acc, i1, i2, i3).to(y.dtype))
+
+
+@triton.jit
+def compute_tile(
+    index, a, b, y, e1, e2, e3, m, n, k,
+    E1: tl.constexpr, E2: tl.constexpr, E3: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr,
+    HALVES: tl.constexpr, B_IS_ROWS: tl.constexpr, PRECISION: tl.constexpr,
+):
+    """One tile, from first load to store."""
+    tile_row, tile_column = tile_of(index, tl.cdiv(m, BLOCK_M), tl.cdiv(n, BLOCK_N), GROUP)
+    row = tile_row * BLOCK_M
+    column = tile_column * BLOCK_N
+    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    for step in range(tl.cdiv(k, BLOCK_K)):
+        left = a.load([row, step * BLOCK_K])
+        if B_IS_ROWS:
+            right = b.load([column, step * BLOCK_K]).T
+        else:
+            right = b.load([step * BLOCK_K, column])
+        acc = tl.dot(left, right, acc, input_precision=PRECISION)
+    if HALVES == 1:
+        store_tile(acc, y, e1, e2, e3, row, column, m, n, E1, E2, E3, BLOCK_M, BLOCK_N)
+    else:
+        HALF: tl.constexpr = BLOCK_N // 2
+        halves = acc.reshape(BLOCK_M, 2, HALF).permute(0, 2, 1)
+        near, far = halves.split()
+        store_tile(near, y, e1, e2, e3, row, column, m, n, E1, E2, E3, BLOCK_M, HALF)
+        store_tile(far, y, e1, e2, e3, row, column + HALF, m, n, E1, E2, E3, BLOCK_M, HALF)
+
+
+@triton.jit
 def gemm_tma(
     a, b, y, e1, e2, e3, m, n, k,
     E1: tl.constexpr, E2: tl.constexpr, E3: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr,
-    B_IS_ROWS: tl.constexpr, PRECISION: tl.constexpr, OVERLAPS: tl.constexpr,
+    HALVES: tl.constexpr, IS_PERSISTENT: tl.constexpr, B_IS_ROWS: tl.constexpr,
+    PRECISION: tl.constexpr, OVERLAPS: tl.constexpr,
 ):
     """Grid: (number of blocks,)."""
     start(OVERLAPS)
-    tiles_m = tl.cdiv(m, BLOCK_M)
-    tiles_n = tl.cdiv(n, BLOCK_N)
-    steps = tl.cdiv(k, BLOCK_K)
-    for index in tl.range(
-        tl.program_id(0), tiles_m * tiles_n, tl.num_programs(0), flatten=True
-    ):
-        tile_row, tile_column = tile_of(index, tiles_m, tiles_n, GROUP)
-        row = tile_row * BLOCK_M
-        column = tile_column * BLOCK_N
-        acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-        for step in range(steps):
-            left = a.load([row, step * BLOCK_K])
-            if B_IS_ROWS:
-                right = b.load([column, step * BLOCK_K]).T
-            else:
-                right = b.load([step * BLOCK_K, column])
-            acc = tl.dot(left, right, acc, input_precision=PRECISION)
-        i1 = read_operand(e1, 0, row, column, m, n, E1, BLOCK_M, BLOCK_N)
-        i2 = read_operand(e2, 0, row, column, m, n, E2, BLOCK_M, BLOCK_N)
-        i3 = read_operand(e3, 0, row, column, m, n, E3, BLOCK_M, BLOCK_N)
-        y.store([row, column], epilogue(acc, i1, i2, i3).to(y.dtype))
+    if IS_PERSISTENT:
+        tiles = tl.cdiv(m, BLOCK_M) * tl.cdiv(n, BLOCK_N)
+        for index in tl.range(tl.program_id(0), tiles, tl.num_programs(0), flatten=True):
+            compute_tile(
+                index, a, b, y, e1, e2, e3, m, n, k, E1, E2, E3, BLOCK_M, BLOCK_N, BLOCK_K,
+                GROUP, HALVES, B_IS_ROWS, PRECISION,
+            )
+    else:
+        compute_tile(
+            tl.program_id(0), a, b, y, e1, e2, e3, m, n, k, E1, E2, E3, BLOCK_M, BLOCK_N,
+            BLOCK_K, GROUP, HALVES, B_IS_ROWS, PRECISION,
+        )

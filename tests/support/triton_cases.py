@@ -16,6 +16,7 @@ Case = Callable[[], object]
 CASES: dict[str, dict[str, Case]] = {"matmul": {}, "convolution": {}, "attention": {}}
 # What the interpreter cannot do: bfloat16, TF32; and sizes that take it too long.
 GPU_CASES: dict[str, dict[str, Case]] = {"matmul": {}, "convolution": {}, "attention": {}}
+EPILOGUE_CASES: dict[str, dict[str, Case]] = {"matmul": {}}
 # Counts of the model of time, raised so that every tile takes a layer.
 LIMITS = (
     "WORTH_COMPILING", "POINTERS_BESIDE_MAPS", "BOXES_WORTH_COMPILING", "GATHERS_WORTH_COMPILING",
@@ -84,28 +85,40 @@ for _tactic, _k in (
           dtype=torch.float32)
 
 
-def epilogue_case(epilogue: str) -> None:
+def epilogue_case(epilogue: str, table: dict[str, dict[str, Case]]) -> None:
     """Register an epilogue."""
     extras = ((24,),) if "i1" in epilogue else ()
     matmul_case(
-        epilogue, "pointer_16x32x256", (20, 16), (24, 16), epilogue, extras, torch.float32
+        epilogue[:40], "pointer_16x32x256", (20, 16), (24, 16), epilogue, extras, torch.float32,
+        table=table,
     )
+
+
+_EPILOGUES = []
 
 
 for _op in ("relu", "abs", "neg", "sign", "floor", "ceil", "round", "trunc", "exp", "exp2", "expm1",
             "square", "reciprocal", "sin", "cos", "atan", "tanh", "sinh", "asinh", "erf",
             "sigmoid", "gelu", "gelu_tanh", "silu", "softplus", "mish", "hardswish", "hardsigmoid",
             "isnan", "isinf", "logical_not", "to_float16"):
-    epilogue_case(f"{_op}(add(i0,i1))")
+    _EPILOGUES.append(f"{_op}(add(i0,i1))")
 for _op in ("sub", "mul", "max", "min", "eq", "ne", "lt", "le", "gt", "ge", "logical_and",
             "logical_or", "logical_xor", "atan2"):
-    epilogue_case(f"{_op}(i0,i1)")
+    _EPILOGUES.append(f"{_op}(i0,i1)")
 for _text in ("sqrt(abs(add(i0,i1)))", "rsqrt(add(square(i0),1.0))", "log(add(abs(i0),0.5))",
               "log1p(abs(i0))", "log2(add(abs(i0),0.5))", "log10(add(abs(i0),0.5))",
               "clamp(add(i0,i1),-1.0,1.5)", "leaky_relu(i0,0.1)", "elu(i0,1.5)",
               "where(gt(i0,i1),i0,0.0)", "pow(i0,2)", "pow(i0,3)", "pow(abs(i0),0.3)",
               "div(i0,add(abs(i1),1.0))", "min(max(i0,-inf),6.0)"):
-    epilogue_case(_text)
+    _EPILOGUES.append(_text)
+for _text in _EPILOGUES:
+    epilogue_case(_text, EPILOGUE_CASES)
+# On a GPU, eight at a time.
+for _first in range(0, len(_EPILOGUES), 8):
+    _sum = _EPILOGUES[_first]
+    for _text in _EPILOGUES[_first + 1 : _first + 8]:
+        _sum = f"add({_sum},{_text})"
+    epilogue_case(_sum, GPU_CASES)
 
 
 def convolution_case(

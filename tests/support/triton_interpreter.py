@@ -176,7 +176,8 @@ def main(module: str, out: str) -> None:
         setattr(triton_tiles, name, 1000)
     results = {}
     with tempfile.TemporaryDirectory() as folder, testing_on(Interpreted(Path(folder))):
-        for name, case in triton_cases.CASES[module].items():
+        cases = triton_cases.CASES[module] | triton_cases.EPILOGUE_CASES.get(module, {})
+        for name, case in cases.items():
             results[name] = _outcome(case)
     Path(out).write_text(json.dumps(results))
 

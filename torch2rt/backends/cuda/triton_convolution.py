@@ -319,7 +319,7 @@ def prepare_box(spec: LayerSpec, weights: Weights, window: Window, tile: Tile) -
     tiles = box_count(n, p, q, box) * math.ceil(k / tile.n)
     return finish(
         spec, triton_kernel(weights, program), tile, arguments, numbers, tiles, 1, window.extras,
-        is_persistent=tile.parts == 1,
+        is_persistent=tile.is_persistent,
     )
 
 

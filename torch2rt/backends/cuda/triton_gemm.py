@@ -159,16 +159,18 @@ def prepare_maps(
     is_rows = product.pack is not None or product.b[2] == 1
     right_box = f"{tile.n}, {block_k}" if is_rows else f"{block_k}, {tile.n}"
     kinds = extra_kinds(product.extras, "map")
+    stored = f"{tile.m}, {tile.n // tile.halves}"
     types = [
         ("a", f"tensordesc<{element}[{tile.m}, {block_k}]>"),
         ("b", f"tensordesc<{element}[{right_box}]>"),
-        ("y", f"tensordesc<{TRITON_TYPES[product.out_dtype]}[{tile.m}, {tile.n}]>"),
-        *extra_types(product.extras, kinds, f"{tile.m}, {tile.n}"),
+        ("y", f"tensordesc<{TRITON_TYPES[product.out_dtype]}[{stored}]>"),
+        *extra_types(product.extras, kinds, stored),
     ]
     constants: dict[str, Value] = {f"E{i + 1}": kind for i, kind in enumerate(kinds)}
     constants |= {"BLOCK_M": tile.m, "BLOCK_N": tile.n, "BLOCK_K": block_k, "GROUP": GROUP}
-    constants |= {"B_IS_ROWS": is_rows, "PRECISION": product.precision}
-    constants["OVERLAPS"] = True
+    if tile.parts == 1:
+        constants |= {"HALVES": tile.halves, "IS_PERSISTENT": tile.is_persistent}
+    constants |= {"B_IS_ROWS": is_rows, "PRECISION": product.precision, "OVERLAPS": True}
     if tile.parts > 1:
         types += [("partial", "*fp32"), ("counters", "*i32")]
         constants["PARTS"] = tile.parts
@@ -191,7 +193,7 @@ def prepare_maps(
     tiles = math.ceil(m / tile.m) * math.ceil(n / tile.n)
     return finish(
         spec, compiled, tile, arguments, numbers, tiles, 1, product.extras,
-        is_persistent=tile.parts == 1,
+        is_persistent=tile.is_persistent,
     )
 
 

@@ -22,7 +22,11 @@ _SHARED_BYTES_PER_MULTIPROCESSOR = 228 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """Sizes of a tile, in elements of two bytes along k; blocks that share it."""
+    """Sizes of a tile, in elements of two bytes along k; how blocks and tiles meet.
+
+    ``parts``: blocks that share a tile. ``halves``: pieces in which the epilogue is applied.
+    ``is_alone``: a block has one tile and does not persist.
+    """
 
     m: int
     n: int
@@ -30,6 +34,13 @@ class Tile:
     warps: int
     stages: int
     parts: int = 1
+    halves: int = 1
+    is_alone: bool = False
+
+    @property
+    def is_persistent(self) -> bool:
+        """Whether a block takes one tile after the other."""
+        return self.parts == 1 and not self.is_alone
 
     def block_k(self, itemsize_bytes: int) -> int:
         """Elements along k."""
@@ -37,9 +48,10 @@ class Tile:
 
     @property
     def name(self) -> str:
-        """``128x64x64``, ``64x64x128_split4``."""
+        """``128x64x64``, ``64x64x128_split4``, ``128x128x64_alone``."""
         parts = f"_split{self.parts}" if self.parts > 1 else ""
-        return f"{self.m}x{self.n}x{self.k}{parts}"
+        alone = "_alone" if self.is_alone else ""
+        return f"{self.m}x{self.n}x{self.k}{parts}{alone}"
 
     @property
     def operand_bytes(self) -> int:
@@ -89,9 +101,9 @@ class Work:
 
     def _shared_bytes(self, tile: Tile, through_maps: bool) -> int:
         """The output and epilogue matrices that maps move have memory beside the operands."""
-        if not through_maps or tile.parts > 1:
-            return tile.operand_bytes
-        beside = tile.m * tile.n * self.itemsize_bytes * self.operand_count
+        beside = tile.m * tile.n * self.itemsize_bytes * self.operand_count // tile.halves
+        if not through_maps or not tile.is_persistent:
+            return max(tile.operand_bytes, beside)
         return tile.operand_bytes + beside + 256
 
     def _step_us(self, tile: Tile, through_maps: bool, l2_rate: float) -> float:
@@ -121,7 +133,8 @@ def _waiting_us(tile: Tile) -> float:
 
 
 MAP_TILES = (
-    Tile(128, 256, 64, 8, 3), Tile(256, 128, 64, 8, 3),
+    Tile(128, 256, 64, 8, 3, halves=2), Tile(256, 128, 64, 8, 3, halves=2),
+    Tile(128, 128, 64, 8, 3, is_alone=True), Tile(128, 256, 64, 8, 4, is_alone=True),
     Tile(128, 128, 64, 8, 4), Tile(128, 128, 128, 8, 2), Tile(256, 64, 64, 8, 3),
     Tile(128, 64, 64, 4, 4), Tile(64, 128, 64, 4, 4), Tile(64, 256, 64, 4, 3),
     Tile(128, 64, 128, 4, 3), Tile(64, 128, 128, 4, 3),

@@ -14,7 +14,11 @@ from triton_interpreter import run_cases
 
 from torch2rt.backends.cuda import triton_tiles
 
-INTERPRETED = [(module, name) for module, cases in triton_cases.CASES.items() for name in cases]
+INTERPRETED = [
+    (module, name)
+    for table in (triton_cases.CASES, triton_cases.EPILOGUE_CASES)
+    for module, cases in table.items() for name in cases
+]
 COMPILED = [
     (module, name)
     for table in (triton_cases.CASES, triton_cases.GPU_CASES)
