@@ -27,11 +27,11 @@ class Torch2rt(Contender):
         """Convert with the default options; the timing cache is cold unless one is given."""
         import torch2rt
 
-        loaded = request.loaded
-        if request.is_on_gpu:
-            loaded = cast_loaded(loaded, torch.float32, request.device)
         # torch.export takes other operators apart where inference mode is on.
         with torch.inference_mode(False), torch.no_grad():
+            loaded = request.loaded
+            if request.is_on_gpu:
+                loaded = cast_loaded(loaded, torch.float32, request.device)
             engine = torch2rt.convert(
                 loaded.model,
                 dict(loaded.kwargs) if loaded.kwargs else loaded.args,
@@ -42,10 +42,10 @@ class Torch2rt(Contender):
                 tune_budget_s=request.tune_budget_s,
                 progress=False,
             )
-        args = tuple(cast_floats(v, torch.float32, request.device) for v in loaded.args)
-        kwargs = {
-            k: cast_floats(v, torch.float32, request.device) for k, v in loaded.kwargs.items()
-        }
+            args = tuple(cast_floats(v, torch.float32, request.device) for v in loaded.args)
+            kwargs = {
+                k: cast_floats(v, torch.float32, request.device) for k, v in loaded.kwargs.items()
+            }
 
         def call() -> object:
             return engine(*args, **kwargs)
