@@ -31,14 +31,17 @@ class Lookup:
     length: int
 
 
-def lookup_launch(
+def lookup_launches(
     spec: LayerSpec, weights: Weights, axes: Sequence[Axis], lookups: Sequence[Lookup], *,
     source: int = 0, is_write: bool = False,
-) -> Launch:
-    """One thread per vector. Strides of ``axes``: to, from, then one per index tensor.
+) -> list[Launch]:
+    """One launch with a thread per vector, none where nothing is moved.
 
-    The indexed axis is the input's, or with ``is_write`` the output's.
+    Strides of ``axes``: to, from, then one per index tensor. The indexed axis is the input's, or
+    with ``is_write`` the output's.
     """
+    if count(axes) == 0:
+        return []
     target = spec.outputs[0]
     item = target.dtype.itemsize_bytes
     walk = ordered(axes) if not is_write else _writes(axes)
@@ -56,9 +59,9 @@ def lookup_launch(
     arguments += axis_arguments(walk, len(walk), operands)
     types = [c_type(spec.inputs[lookup.input].dtype) for lookup in lookups]
     code = gather_kernel.gather_source(item * vector, len(walk), types, is_write)
-    return flat_launch(
+    return [flat_launch(
         weights, gather_kernel.NAME, code, gather_kernel.THREADS, count(walk), arguments
-    )
+    )]
 
 
 def _writes(axes: Sequence[Axis]) -> list[Axis]:

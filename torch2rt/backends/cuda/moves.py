@@ -198,10 +198,15 @@ class _Walk:
 
 
 def copy_launches(weights: Weights, copies: Sequence[Copy]) -> list[Launch]:
-    """Launches that do all the copies: tiles where a copy turns memory, else shared by several."""
+    """Launches that do all the copies: tiles where a copy turns memory, else shared by several.
+
+    Copies of nothing are left out.
+    """
     launches: list[Launch] = []
     groups: dict[tuple[int, int], list[_Walk]] = {}
     for copy in copies:
+        if count(copy.axes) == 0:
+            continue
         axes = ordered(copy.axes)
         tiled = _tiled_axes(axes)
         if tiled is not None:

@@ -1,8 +1,12 @@
 """Tactics that are strided copies, against the reference."""
 
+import math
+
 import pytest
 import torch
 from cuda_testing import assert_refused, check_cuda_tactic
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from torch2rt.layers.concat import Concat
 from torch2rt.layers.expand import Expand
@@ -28,6 +32,7 @@ def numbers(dtype, *shape):
     ([(2, 3, 8), (2, 5, 8)], 1, 1),
     ([(3,), (4,)], 0, 1),
     ([(2, 3), (2, 4)], 1, 1),
+    ([(2, 0), (2, 4)], 1, 1),
 ])
 def test_concat(shapes, axis, layouts, dtype):
     inputs = [numbers(dtype, *shape) for shape in shapes]
@@ -140,6 +145,7 @@ def test_reshape_of_pitched_operands():
 @pytest.mark.parametrize(("starts", "steps", "sizes"), [
     ((0, 8, 1, 0), (1, 1, 1, 1), (2, 8, 2, 5)),
     ((1, 1, 0, 1), (1, 3, 2, 2), (1, 4, 2, 2)),
+    ((1, 1, 0, 1), (1, 3, 2, 2), (0, 4, 2, 2)),
 ])
 def test_slice_scatter(starts, steps, sizes, dtype):
     inputs = [numbers(dtype, 2, 16, 3, 5), numbers(dtype, *sizes) + 3]
@@ -147,3 +153,27 @@ def test_slice_scatter(starts, steps, sizes, dtype):
     check_cuda_tactic(
         "slice_scatter.cuda.copy", SliceScatter(starts, steps), inputs, constants=[0], exact=True
     )
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_any_permutation_of_any_slice(data):
+    """Random shapes, starts, steps and permutations."""
+    shape = data.draw(st.lists(st.sampled_from([1, 2, 3, 8, 9, 16, 33]), min_size=1, max_size=5))
+    if math.prod(shape) > 20000:
+        shape = shape[:3]
+    starts, sizes, steps = [], [], []
+    for length in shape:
+        step = data.draw(st.sampled_from([1, 1, 2, -1]))
+        size = data.draw(st.integers(1, 1 + (length - 1) // abs(step)))
+        room = length - 1 - (size - 1) * abs(step)
+        start = data.draw(st.integers(0, room))
+        starts.append(start if step > 0 else length - 1 - start)
+        sizes.append(size)
+        steps.append(step)
+    dtype = data.draw(st.sampled_from([torch.uint8, F16, torch.float32]))
+    kind = Slice(tuple(starts), tuple(sizes), tuple(steps))
+    x = numbers(dtype, *shape)
+    check_cuda_tactic("slice.cuda.copy", kind, [x], exact=True)
+    order = tuple(data.draw(st.permutations(range(len(shape)))))
+    check_cuda_tactic("transpose.cuda.copy", Transpose(order), [x], exact=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from torch2rt.backends.cuda.launch import KernelPrepared
-from torch2rt.backends.cuda.lookups import Lookup, lookup_launch
+from torch2rt.backends.cuda.lookups import Lookup, lookup_launches
 from torch2rt.backends.cuda.moves import Move
 from torch2rt.backends.kinds import kind_of
 from torch2rt.backends.spec import LayerSpec
@@ -31,4 +31,4 @@ class GatherElements(Move):
             for i in range(output.rank)
         ]
         lookup = Lookup(1, x.strides[axis], x.shape[axis])
-        return KernelPrepared([lookup_launch(spec, weights, axes, [lookup])])
+        return KernelPrepared(lookup_launches(spec, weights, axes, [lookup]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from torch2rt.backends.cuda.launch import KernelPrepared
-from torch2rt.backends.cuda.lookups import Lookup, indexed_axes, lookup_launch
+from torch2rt.backends.cuda.lookups import Lookup, indexed_axes, lookup_launches
 from torch2rt.backends.cuda.moves import Move
 from torch2rt.backends.kinds import kind_of
 from torch2rt.backends.spec import LayerSpec
@@ -34,4 +34,4 @@ class IndexElements(Move):
             Lookup(position + 1, x.strides[axis], x.shape[axis])
             for position, axis in enumerate(indexed)
         ]
-        return KernelPrepared([lookup_launch(spec, weights, axes, lookups)])
+        return KernelPrepared(lookup_launches(spec, weights, axes, lookups))

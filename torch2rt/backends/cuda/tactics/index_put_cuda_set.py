@@ -9,7 +9,7 @@ from torch2rt.backends.cuda.lookups import (
     Lookup,
     broadcast_strides,
     indexed_axes,
-    lookup_launch,
+    lookup_launches,
 )
 from torch2rt.backends.cuda.moves import Move, copy_launches, overwritable, part_of, whole_axes
 from torch2rt.backends.kinds import kind_of
@@ -45,7 +45,7 @@ class IndexPutSet(Move):
             Lookup(position + 2, output.strides[axis], output.shape[axis])
             for position, axis in enumerate(indexed)
         ]
-        write = lookup_launch(spec, weights, axes, lookups, source=1, is_write=True)
+        writes = lookup_launches(spec, weights, axes, lookups, source=1, is_write=True)
         return KernelPrepared(
-            [*copy_launches(weights, [whole]), write], may_overwrite=overwritable(spec)
+            [*copy_launches(weights, [whole]), *writes], may_overwrite=overwritable(spec)
         )

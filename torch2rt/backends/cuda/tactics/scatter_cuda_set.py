@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from torch2rt.backends.cuda.launch import KernelPrepared
-from torch2rt.backends.cuda.lookups import Lookup, lookup_launch
+from torch2rt.backends.cuda.lookups import Lookup, lookup_launches
 from torch2rt.backends.cuda.moves import Move, copy_launches, overwritable, part_of, whole_axes
 from torch2rt.backends.kinds import kind_of
 from torch2rt.backends.spec import LayerSpec
@@ -38,7 +38,7 @@ class ScatterSet(Move):
             for i in range(index.rank)
         ]
         lookup = Lookup(1, output.strides[axis], output.shape[axis])
-        write = lookup_launch(spec, weights, axes, [lookup], source=2, is_write=True)
+        writes = lookup_launches(spec, weights, axes, [lookup], source=2, is_write=True)
         return KernelPrepared(
-            [*copy_launches(weights, [whole]), write], may_overwrite=overwritable(spec)
+            [*copy_launches(weights, [whole]), *writes], may_overwrite=overwritable(spec)
         )
