@@ -1,6 +1,6 @@
 """Which epilogues cuBLASLt computes: gelu_tanh(alpha * product + residual + bias), or parts of it.
 
-Its ReLU is left out: it makes 0 of NaN, where torch's keeps it.
+Its ReLU is left out: a GPU's maximum of NaN and 0 is 0, where torch's relu keeps the NaN.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ class Epilogue:
     bias: int | None = None
     residual: int | None = None
     has_gelu: bool = False
+    has_relu: bool = False
 
 
 def find_epilogue(spec: LayerSpec) -> Epilogue | Refusal:

@@ -21,6 +21,9 @@ from torch2rt.backends.spec import LayerSpec
 from torch2rt.backends.tactic import Prepared, Refusal, Tactic, Unprepared, Weights
 from torch2rt.network.dtype import Array, DType
 
+# Whether a float32 bias may be rounded to the 16 bits of the result, as eager rounds it.
+ROUNDS_BIAS = False
+
 
 class CublasLtMatmul(Tactic):
     """One algorithm. Operands may be pitched; a bias must be a constant.
@@ -68,28 +71,28 @@ def _bias(spec: LayerSpec, weights: Weights, gemm: Gemm) -> Memory | None:
         return None
     source, target = spec.inputs[index].dtype, spec.outputs[0].dtype
     values = weights.array(name)
-    rounded = convert_exactly(values, source, target)
-    if rounded is None:
+    converted = convert(values, source, target)
+    is_exact = np.array_equal(widen(converted, target), widen(values, source), equal_nan=True)
+    if not is_exact and not ROUNDS_BIAS:
         raise Unprepared(f"a bias that {target.value} does not hold exactly")
-    return packed_constant(weights, name, f"cublaslt {target.value}", lambda _: rounded)
+    return packed_constant(weights, name, f"cublaslt {target.value}", lambda _: converted)
 
 
-def convert_exactly(values: Array, source: DType, target: DType) -> Array | None:
-    """The values as another float dtype; None where that changes one."""
-    if source is target:
-        return values
-    wide = _widened(values, source)
-    if target is DType.FLOAT32:
-        return wide
+def convert(values: Array, source: DType, target: DType) -> Array:
+    """The values as another float dtype, rounded to nearest even; bfloat16 as bits."""
+    wide = widen(values, source)
+    if target is DType.FLOAT16:
+        with np.errstate(over="ignore"):
+            return wide.astype(np.float16)
     if target is DType.BFLOAT16:
         bits = wide.view(np.uint32)
-        return (bits >> 16).astype(np.uint16) if not (bits & 0xFFFF).any() else None
-    with np.errstate(over="ignore"):
-        narrow = wide.astype(np.float16)
-    return narrow if np.array_equal(narrow.astype(np.float32), wide, equal_nan=True) else None
+        rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+        return np.where(np.isnan(wide), 0x7FFF, rounded).astype(np.uint16)
+    return wide
 
 
-def _widened(values: Array, source: DType) -> Array:
+def widen(values: Array, source: DType) -> Array:
+    """The values in float32."""
     if source is DType.BFLOAT16:
         return (values.astype(np.uint32) << 16).view(np.float32)
     return np.ascontiguousarray(values, np.float32)
