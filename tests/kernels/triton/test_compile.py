@@ -1,0 +1,144 @@
+"""Programs of real tactics compiled ahead for several architectures, and what they contain."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+pytest.importorskip("triton", reason="Triton is not installed")
+
+import torch
+import triton
+from cuda_testing import cuda_spec
+from tactic_testing import DictWeights
+
+from torch2rt.backends.backend import find_tactic
+from torch2rt.backends.cuda.device import Device, Kernel, Memory, preparing_for
+from torch2rt.backends.cuda.triton_kernel import TritonJob
+from torch2rt.backends.spec import LayerSpec
+from torch2rt.backends.tactic import Job
+from torch2rt.layers.convolution import Convolution
+from torch2rt.layers.matmul import Matmul
+from torch2rt.network.dtype import Array
+
+ARCHITECTURES = [(8, 0), (8, 9), (9, 0), (10, 0)]
+
+
+class NullMemory(Memory):
+    address = 4096
+    size_bytes = 0
+
+
+class NullDevice(Device):
+    """A device of a capability that runs nothing."""
+
+    multiprocessors = 132
+    shared_bytes = 227 * 1024
+    l2_bytes = 50 * 2**20
+
+    def __init__(self, capability: tuple[int, int]) -> None:
+        self.capability = capability
+
+    def compile_cpp(self, source: str, name: str) -> Job:
+        raise NotImplementedError
+
+    def load(self, image: bytes, name: str, shared_bytes: int = 0) -> Kernel:
+        class NullKernel(Kernel):
+            def launch(self, *arguments: Any) -> int:
+                raise NotImplementedError
+
+        return NullKernel()
+
+    def upload(self, array: Array) -> Memory:
+        return NullMemory()
+
+    def allocate(self, size_bytes: int) -> Memory:
+        return NullMemory()
+
+
+class KeepingWeights(DictWeights):
+    """Compiles, and keeps the assembly."""
+
+    ptx = ""
+
+    def blob(self, key: str, job: Job) -> bytes:
+        assert isinstance(job, TritonJob)
+        made = triton.compile
+        with pytest.MonkeyPatch.context() as patch:
+            def keep(*arguments: Any, **named: Any) -> Any:
+                compiled = made(*arguments, **named)
+                self.ptx = compiled.asm["ptx"]
+                return compiled
+
+            patch.setattr(triton, "compile", keep)
+            return job.run()
+
+
+def assembly(tactic_name: str, spec: LayerSpec, capability: tuple[int, int]) -> str:
+    """PTX of what a tactic compiles for a layer, whether or not its time is worth it."""
+    arrays = {
+        name: torch.zeros(operand.shape).numpy().astype(operand.dtype.numpy)
+        for name, operand in zip(spec.constants, spec.inputs, strict=True) if name is not None
+    }
+    weights = KeepingWeights(arrays)
+    tactic = find_tactic("torch2rt.backends.cuda.tactics", tactic_name)
+    with preparing_for(NullDevice(capability)):
+        tactic.prepare(spec.with_layouts(tactic.layouts(spec)[0]), weights)
+    return weights.ptx
+
+
+def linear(dtype: torch.dtype = torch.float16, tf32: bool = False) -> LayerSpec:
+    inputs = [torch.zeros(256, 512, dtype=dtype), torch.zeros(256, 512, dtype=dtype),
+              torch.zeros(256), torch.zeros(256, 256, dtype=dtype)]
+    kind = Matmul(transpose_b=True, tf32=tf32)
+    return cuda_spec(kind, inputs, "gelu(add(i0,add(i1,i2)))", (1, 2))
+
+
+def window(channels: int = 128) -> LayerSpec:
+    inputs = [torch.zeros(2, channels, 16, 16, dtype=torch.float16),
+              torch.zeros(128, channels, 3, 3, dtype=torch.float16), torch.zeros(128, 1, 1)]
+    kind = Convolution((1, 1), (1, 1), (1, 1), (1, 1))
+    return cuda_spec(kind, inputs, "relu(add(i0,i1))", (1, 2))
+
+
+@pytest.mark.parametrize("capability", ARCHITECTURES, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_pointers_compile_everywhere(capability: tuple[int, int], dtype: torch.dtype) -> None:
+    text = assembly("matmul.triton.pointer_64x64x64", linear(dtype), capability)
+    expected = {8: "mma.sync", 9: "wgmma.mma_async", 10: "tcgen05.mma"}[capability[0]]
+    assert expected in text
+    assert ("griddepcontrol.wait" in text) == (capability >= (9, 0))
+
+
+@pytest.mark.parametrize("capability", ARCHITECTURES, ids=str)
+def test_gathers_compile_everywhere(capability: tuple[int, int]) -> None:
+    assert assembly("convolution.triton.gather_64x64x64_split4", window(), capability)
+
+
+@pytest.mark.parametrize("tactic", ["tma_128x128x64", "tma_128x256x64", "tma_64x64x128_split4",
+                                    "tma_128x128x64_alone"])
+def test_maps_feed_the_tensor_cores_directly(tactic: str) -> None:
+    text = assembly(f"matmul.triton.{tactic}", linear(), (9, 0))
+    assert "wgmma.mma_async" in text
+    assert "cp.async.bulk.tensor.2d.shared" in text
+    assert "griddepcontrol.wait" in text
+    assert ".tensor.2d.global.shared" in text
+
+
+@pytest.mark.parametrize("tactic", ["box_128x128x64", "box_64x64x64_split4"])
+def test_boxes_stay_in_shared_memory(tactic: str) -> None:
+    text = assembly(f"convolution.triton.{tactic}", window(), (9, 0))
+    assert "wgmma.mma_async" in text
+    assert "cp.async.bulk.tensor.4d.shared" in text
+    assert "ldmatrix" not in text, "an operand goes through registers"
+
+
+def test_maps_compile_for_blackwell() -> None:
+    assert "tcgen05.mma" in assembly("matmul.triton.tma_128x128x64", linear(), (10, 0))
+
+
+def test_float32_is_exact_unless_tf32_is_allowed() -> None:
+    name = "matmul.triton.pointer_64x64x64"
+    assert "tf32" not in assembly(name, linear(torch.float32), (9, 0))
+    assert "tf32" in assembly(name, linear(torch.float32, tf32=True), (9, 0))
