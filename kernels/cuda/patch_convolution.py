@@ -251,7 +251,9 @@ def patch_source(plan: PatchPlan) -> str:
     is_plain = strides[4] == 1 and strides[1] % CHUNK == 0
     masks = [_mask(pair) for pair in plan.pairs]
     masks += [0] * (plan.steps * 8 - len(masks))
-    offsets = [2 * pair[0] for pair in plan.pairs] + [0] * (plan.steps * 8 - len(plan.pairs))
+    # What fills up the last step reads the first pair, which is aligned as all are.
+    pairs = [*plan.pairs, *[plan.pairs[0]] * (plan.steps * 8 - len(plan.pairs))]
+    offsets = [2 * offset for offset, *_ in pairs]
     masked = [any(mask != 0xFFFFFFFF for mask in masks[i : i + 8]) for i in range(0, len(masks), 8)]
     constants = {
         "WARPS": plan.warps, "TILES": plan.tiles, "TILE_H": plan.tile[0], "TILE_W": plan.tile[1],
@@ -392,6 +394,10 @@ T2R_DEVICE void copy_patch(Half* patch, const In* image, int top, int left, int 
 """
 
 _KERNEL = r"""
+T2R_DEVICE u32 load_pair(const u8* address) {
+    T2R_CHECK_ALIGNED(address, 4);
+    return *(const u32*)address;
+}
 extern "C" __global__ void __launch_bounds__(@THREADS) @NAME(
     const In* __restrict__ x, const uint4* __restrict__ weight,
     Result* __restrict__ out@PARAMETERS
@@ -456,10 +462,10 @@ extern "C" __global__ void __launch_bounds__(@THREADS) @NAME(
 #pragma unroll
         for (int i = 0; i < TILES; i++) {
             u32 a[4];
-            a[0] = *(const u32*)(pixels[i][0] + offset.x) & mask.x;
-            a[1] = *(const u32*)(pixels[i][1] + offset.x) & mask.x;
-            a[2] = *(const u32*)(pixels[i][0] + offset.y) & mask.y;
-            a[3] = *(const u32*)(pixels[i][1] + offset.y) & mask.y;
+            a[0] = load_pair(pixels[i][0] + offset.x) & mask.x;
+            a[1] = load_pair(pixels[i][1] + offset.x) & mask.x;
+            a[2] = load_pair(pixels[i][0] + offset.y) & mask.y;
+            a[3] = load_pair(pixels[i][1] + offset.y) & mask.y;
 #pragma unroll
             for (int j = 0; j < COLUMN_TILES; j++) t2r_mma<Half>(sums[i][j], a, b[j]);
         }
