@@ -54,12 +54,18 @@ class Pitches:
             timed = [(self.measure.time_us(way), way) for way in ways]
             time_us, best = min(timed, key=lambda pair: pair[0])
             lost = lost_us.get(id(culprit), 0.0) + max(time_us - before_us, 0.0)
-            if not math.isfinite(time_us) or lost > self._copy_us(culprit):
+            if not math.isfinite(time_us) or lost > self.copy_us(culprit):
                 return culprit
             lost_us[id(culprit)] = lost
             dense = next(option for option in self._rivals(action) if _is_way(best, option))
             action.use(dense, best.spec, time_us)
         return None
+
+    def copy_us(self, view: Action) -> float:
+        """What the copy takes that a view spares."""
+        copies = [option for option in self.options.get(view.layer, ()) if not option.views]
+        alike = [option for option in copies if option.choice == view.option.choice]
+        return min((option.time_us for option in alike or copies), default=math.inf)
 
     def refuse(self, action: Action) -> None:
         """Remember that an action's tactic fails with its operands in runs."""
@@ -98,11 +104,6 @@ class Pitches:
         ]
         is_there = any(option is action.option for option in rivals)
         return rivals if is_there else [action.option, *rivals]
-
-    def _copy_us(self, view: Action) -> float:
-        """What the copy takes that a view spares."""
-        copies = [o.time_us for o in self.options.get(view.layer, ()) if not o.views]
-        return min(copies, default=math.inf)
 
     @staticmethod
     def _is_dense(storage: StoragePlan, key: Key) -> bool:

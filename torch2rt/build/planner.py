@@ -16,7 +16,7 @@ from torch2rt.build.reformats import Reformats
 from torch2rt.build.schedule import Schedule, dependencies, worth_streams
 from torch2rt.build.select import Costs, cheapest
 from torch2rt.build.storage import FinishedStorage, StoragePlan
-from torch2rt.build.values import declare_values, place_view
+from torch2rt.build.values import declare_values, inner_value, place_view
 from torch2rt.engine.plan import Plan, PlanStep, PlanTensor
 from torch2rt.engine.specs import layer_spec, tensor_spec
 from torch2rt.network.layer import Layer
@@ -236,15 +236,20 @@ class _Planner:
     def _place_views(
         self, storage: StoragePlan, actions: list[Action]
     ) -> dict[Key, Action] | None:
-        """The view that placed each value inside another; None after striking one out."""
+        """The view that placed each value inside another; None after striking one out.
+
+        A part of one tensor cannot lie in another as well: the view goes whose copy takes less.
+        """
         made_by: dict[Key, Action] = {}
         for action in actions:
             for view in action.option.views:
-                inner = place_view(storage, action, view)
-                if inner is None:
-                    self._strike_out(action)
-                    return None
-                made_by[inner] = action
+                inner = inner_value(action, view)
+                if place_view(storage, action, view):
+                    made_by[inner] = action
+                    continue
+                rivals = [action, made_by[inner]] if inner in made_by else [action]
+                self._strike_out(min(rivals, key=self.pitches.copy_us))
+                return None
         return made_by
 
     def _prepare_all(self, actions: list[Action]) -> list[Prepared | None] | None:

@@ -77,6 +77,16 @@ class StoragePlan:
         root, piece = self._place(outer)
         return root, link.inside(piece) if piece is not None else None
 
+    def all_of(self, key: Key) -> Key:
+        """The outermost value that is just this one's memory: what a reshape is all of, say."""
+        while (parent := self.values[key].parent) is not None:
+            outer, piece = parent
+            is_whole = piece.is_dense and piece.size_bytes == self.values[outer].size_bytes
+            if not is_whole:
+                break
+            key = outer
+        return key
+
     def place_inside(
         self, inner: Key, outer: Key, offset_bytes: int, run_bytes: int = 0, pitch_bytes: int = 0
     ) -> str | None:

@@ -50,14 +50,19 @@ def _place(
     return "arena", ""
 
 
-def place_view(storage: StoragePlan, action: Action, view: View) -> Key | None:
-    """The value that now lies inside another; None if it cannot."""
-    ends = {"input": action.inputs, "output": action.outputs}
-    specs = {"input": action.spec.inputs, "output": action.spec.outputs}
+def inner_value(action: Action, view: View) -> Key:
+    """The value that a view places inside another."""
     role, index = view.inner
-    size = specs[role][index].dtype.itemsize_bytes
+    return (action.inputs if role == "input" else action.outputs)[index]
+
+
+def place_view(storage: StoragePlan, action: Action, view: View) -> bool:
+    """Whether the one value now lies inside the other."""
+    inner = inner_value(action, view)
+    role, index = view.outer
+    outer = (action.inputs if role == "input" else action.outputs)[index]
+    size = inner.tensor.dtype.itemsize_bytes
     reason = storage.place_inside(
-        ends[role][index], ends[view.outer[0]][view.outer[1]],
-        view.offset_bytes, view.run * size, view.pitch * size,
+        inner, outer, view.offset_bytes, view.run * size, view.pitch * size
     )
-    return ends[role][index] if reason is None else None
+    return reason is None
