@@ -98,6 +98,16 @@ def test_what_hardware_leaves_undefined_is_an_error(body, message):
     assert y.all()
 
 
+@pytest.mark.parametrize("body", [
+    "*(float2*)(y + 1) = make_float2(1, 2);",
+    "y[0] = *(const float*)((const char*)y + 2);",
+    "memset(y, 0, 8); ((u32*)((u16*)y + 1))[threadIdx.x] = 1;",
+])
+def test_misaligned_accesses_are_found(body):
+    with pytest.raises(EmulationError, match=r"is not a multiple of \d bytes \(k.cu, line \d+\)"):
+        run(body, floats())
+
+
 def test_a_launch_that_overlaps_must_wait():
     run("t2r_wait();", floats(), overlaps=True)
     with pytest.raises(EmulationError, match=r"no thread called t2r_wait\(\)"):

@@ -191,10 +191,25 @@ template <class... A> __attribute__((noinline)) void fail(const char* format, A.
     abort();
 }
 
+// What the compiler's check of alignment hands to its handler.
+struct SanitizedAccess {
+    const char* file;
+    unsigned line, column;
+    void* type;
+    unsigned char log_alignment, kind;
+};
+
 static inline void check_aligned(const void* address, int bytes) {
     if ((uintptr_t)address % bytes)
         fail("address ...%03x is not a multiple of %d bytes",
              (unsigned)((uintptr_t)address & 0xfff), bytes);
+}
+
+extern "C" __attribute__((visibility("hidden"), noinline)) void __ubsan_handle_type_mismatch_v1(
+    SanitizedAccess* access, void* address) {
+    fail("address ...%03x is not a multiple of %d bytes (%s, line %u)",
+         (unsigned)((uintptr_t)address & 0xfff), 1 << access->log_alignment, access->file,
+         access->line);
 }
 
 static inline void waited() { has_waited = true; }
