@@ -20,6 +20,7 @@ from torch2rt.layers.convolution import Convolution
 from torch2rt.layers.pointwise import Pointwise
 from torch2rt.layers.reshape import Reshape
 from torch2rt.layers.slice import Slice
+from torch2rt.layers.transpose import Transpose
 from torch2rt.network.dtype import DType
 from torch2rt.network.network import Network
 from torch2rt.network.tensor import Tensor, TensorType
@@ -150,6 +151,27 @@ def test_concats_and_slices_of_channels_move_nothing() -> None:
     check(engine, inception())
     assert engine.plans[0].viewed == ("concat", "slice")
     assert sorted(pitches(engine)) == [(4, 12), (8, 12), (8, 12)]
+
+
+def patches() -> Network:
+    """An image's pixels as a sequence behind a token, and one more use of the image."""
+    network = Network()
+    x = network.add_input("x", TensorType((2, 8, 4, 4), F32))
+    token = network.add_input("token", TensorType((2, 1, 8), F32))
+    image = _convolve(network, x, 8)
+    flat = network.add(Reshape((2, 8, 16)), [image]).output
+    sequence = network.add(Transpose((0, 2, 1)), [flat]).output
+    joined = network.add(Concat(1), [_relu(network, token), sequence]).output
+    network.add_output("y", _relu(network, joined))
+    network.add_output("z", _relu(network, image))
+    return network
+
+
+def test_what_becomes_a_sequence_is_written_where_the_sequence_is_wanted() -> None:
+    engine = build(patches(), FakeBackend([images("any.fake.reference")]))
+    check(engine, patches())
+    assert engine.plans[0].viewed == ("reshape", "transpose", "concat")
+    assert (128, 136) in pitches(engine)
 
 
 def test_a_plan_with_runs_survives_its_json() -> None:

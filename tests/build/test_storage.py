@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from torch2rt.build.piece import Piece
 from torch2rt.build.storage import FinishedStorage, StoragePlan
 from torch2rt.engine.plan import Storage
 
@@ -53,6 +54,17 @@ def test_offsets_add_up_through_nested_views() -> None:
     assert storage.place_inside("part", "whole", 64) is None
     assert storage.root("slice") == ("whole", 80)
     assert storage.finish([0, 0]).storage["slice"] == Storage("arena", "", 80)
+
+
+def test_what_was_reshaped_is_placed_for_its_reshape() -> None:
+    storage = plan_of(made=64, flat=64, part=16, concat=192)
+    assert storage.place_inside("flat", "made", 0) is None
+    assert storage.place_inside("part", "flat", 16) is None
+    assert storage.all_of("flat") == "made"
+    assert storage.all_of("part") == "part"
+    assert storage.place_inside(storage.all_of("flat"), "concat", 32, 16, 48) is None
+    assert storage.place("flat")[1] == Piece(32, 64, 16, 48)
+    assert storage.all_of("flat") == "made"
 
 
 def test_a_view_of_an_input_lies_at_the_caller() -> None:

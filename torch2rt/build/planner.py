@@ -243,7 +243,7 @@ class _Planner:
         made_by: dict[Key, Action] = {}
         for action in actions:
             for view in action.option.views:
-                inner = inner_value(action, view)
+                inner = inner_value(storage, action, view)
                 if place_view(storage, action, view):
                     made_by[inner] = action
                     continue

@@ -50,15 +50,17 @@ def _place(
     return "arena", ""
 
 
-def inner_value(action: Action, view: View) -> Key:
-    """The value that a view places inside another."""
+def inner_value(storage: StoragePlan, action: Action, view: View) -> Key:
+    """The value that a view places inside another: of a reshaped one, what was reshaped."""
     role, index = view.inner
-    return (action.inputs if role == "input" else action.outputs)[index]
+    key = storage.all_of((action.inputs if role == "input" else action.outputs)[index])
+    assert isinstance(key, Key)
+    return key
 
 
 def place_view(storage: StoragePlan, action: Action, view: View) -> bool:
     """Whether the one value now lies inside the other."""
-    inner = inner_value(action, view)
+    inner = inner_value(storage, action, view)
     role, index = view.outer
     outer = (action.inputs if role == "input" else action.outputs)[index]
     size = inner.tensor.dtype.itemsize_bytes
