@@ -33,7 +33,6 @@ argreduce(const X* x, i64* y, u64 outputs) {
     const INDEX out = (INDEX)blockIdx.x * (THREADS / COUNT) + threadIdx.x / COUNT;
     const bool is_live = out < outputs;
     const auto o = at(is_live ? out : 0);
-    t2r_launch_dependents();
     t2r_wait();
     Best best = {(A)0, -1};
 #pragma unroll 4

@@ -76,7 +76,6 @@ def copy_source(
 extern "C" __global__ void __launch_bounds__({THREADS}) {NAME}(
     {", ".join(arguments)}
 ) {{
-    t2r_launch_dependents();
     t2r_wait();{"".join(calls)}
 }}
 """

@@ -31,7 +31,6 @@ struct LogSumExp {
 _SEQUENTIAL = r"""
 extern "C" __global__ void __launch_bounds__(THREADS) cumulative(const X* x, X* y, u64 rows) {
     const INDEX row = (INDEX)blockIdx.x * THREADS + threadIdx.x;
-    t2r_launch_dependents();
     t2r_wait();
     if (row >= rows) return;
     const auto o = at(row);
@@ -50,7 +49,6 @@ extern "C" __global__ void __launch_bounds__(THREADS) cumulative(const X* x, X* 
     __shared__ A scanned[2][THREADS];
     const auto o = at(blockIdx.x);
     const int thread = threadIdx.x;
-    t2r_launch_dependents();
     t2r_wait();
     A carry = 0;
     for (INDEX first = 0; first < LENGTH; first += THREADS) {

@@ -16,7 +16,6 @@ extern "C" __global__ void __launch_bounds__({THREADS}) {NAME}(
     void* target, u32 count, u64 pattern
 ) {{
     const u32 flat = blockIdx.x * blockDim.x + threadIdx.x;
-    t2r_launch_dependents();
     t2r_wait();
     if (flat < count) (({vector}*)target)[flat] = t2r_pattern<{vector}>(pattern);
 }}

@@ -54,7 +54,6 @@ extern "C" __global__ void __launch_bounds__({THREADS}) {NAME}(
 ) {{
     {" ".join(array(name, size) for name, size in arrays)}
     const u32 flat = blockIdx.x * blockDim.x + threadIdx.x;
-    t2r_launch_dependents();
     t2r_wait();
     if (flat >= count) return;
     int at[{rank}];

@@ -48,7 +48,6 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 layer_norm(const X* x, Y* y@PARAMETERS@, u64 rows) {
     constexpr int PER_BLOCK = THREADS / COUNT;
     __shared__ A scratch[32];
-    t2r_launch_dependents();
     @KEEP@
     t2r_wait();
     INDEX row = (INDEX)blockIdx.x * PER_BLOCK + threadIdx.x / COUNT;

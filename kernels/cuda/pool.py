@@ -221,7 +221,7 @@ def pool_source(problem: PoolProblem) -> str:
         f'extern "C" __global__ void __launch_bounds__({THREADS})\n'
         f"pool(const X* x, Y* y{extras}, u64 tiles) {{\n"
         f"    INDEX i = (INDEX)blockIdx.x * {THREADS}u + threadIdx.x;\n"
-        "    t2r_launch_dependents();\n    t2r_wait();\n    if (i >= tiles) return;\n",
+        "    t2r_wait();\n    if (i >= tiles) return;\n",
         _coordinates(problem),
         "    const INDEX base = n * XN + c * XC;\n",
         _WINDOW if problem.window is not None else _ADAPTIVE,

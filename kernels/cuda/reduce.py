@@ -35,7 +35,6 @@ reduce(const X* x, @OUT@* y@EXTRAS@, u64 outputs) {
     const auto k = kept(is_live ? out : 0);
     const INDEX first = (INDEX)blockIdx.y * CHUNK;
     const INDEX last = min(first + CHUNK, LENGTH);
-    t2r_launch_dependents();
     t2r_wait();
     A sums[V];
 #pragma unroll
@@ -59,7 +58,6 @@ reduce(const X* x, @OUT@* y@EXTRAS@, u64 outputs) {
     const auto k = kept(is_live ? out : 0);
     const INDEX first = (INDEX)blockIdx.y * CHUNK;
     const INDEX last = min(first + CHUNK, LENGTH);
-    t2r_launch_dependents();
     t2r_wait();
     A value[V];
 #pragma unroll
@@ -94,7 +92,6 @@ reduce_finish(const A* partial, Y* y@EXTRAS@, u64 outputs, int splits) {
     const INDEX out = (INDEX)blockIdx.x * 4 + threadIdx.x / 32;
     if (out >= outputs) return;
     const auto k = kept(out);
-    t2r_launch_dependents();
     t2r_wait();
     A sum = IDENTITY;
     for (int split = threadIdx.x % 32; split < splits; split += 32)

@@ -41,7 +41,6 @@ softmax(const X* x, X* y, u64 rows) {
     const INDEX row = (INDEX)blockIdx.x * (THREADS / COUNT) + threadIdx.x / COUNT;
     const bool is_live = row < rows;
     const auto o = at(is_live ? row : 0);
-    t2r_launch_dependents();
     t2r_wait();
     A largest = -(A)t2r_infinity();
     @HOLD@
@@ -117,7 +116,6 @@ softmax(const X* x, X* y, u64 columns) {
     const INDEX column = (INDEX)blockIdx.x * TX + threadIdx.x;
     const bool is_live = column * V < columns;
     const auto o = at(is_live ? column : 0);
-    t2r_launch_dependents();
     t2r_wait();
     A largest[V], sum[V];
 #pragma unroll

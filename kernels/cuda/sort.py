@@ -66,7 +66,6 @@ extern "C" __global__ void __launch_bounds__({threads}) {NAME}(
     u32* order = (u32*)(shared + {size} * sizeof(Key));
     const u32 outer = blockIdx.x / inner, lane = blockIdx.x % inner;
     const {dtype}* line = x + (i64)outer * length * inner + lane;
-    t2r_launch_dependents();
     t2r_wait();
     u32 next = 0;
     // What was kept of the elements so far stands in front; the first time that is nothing.

@@ -44,7 +44,6 @@ extern "C" __global__ void __launch_bounds__({THREADS}) {NAME}(
     t2r_unflatten(rest / (u32)tiles_a, size, at);
     const int column = threadIdx.x % {tile};
     const int first = threadIdx.x / {tile};
-    t2r_launch_dependents();
     t2r_wait();
     const {item}* read = (const {item}*)source + t2r_offset(at, from) + b0 + column;
 #pragma unroll

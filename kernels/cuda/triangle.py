@@ -23,7 +23,6 @@ extern "C" __global__ void __launch_bounds__({THREADS}) {NAME}(
     const {item}* source, {item}* target, u32 count, u32 rows, u32 columns, int diagonal
 ) {{
     const u32 flat = blockIdx.x * blockDim.x + threadIdx.x;
-    t2r_launch_dependents();
     t2r_wait();
     if (flat >= count) return;
     const int column = (int)(flat % columns) * {vector};

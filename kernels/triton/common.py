@@ -5,15 +5,14 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
-from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+from triton.language.extra.cuda import gdc_wait
 
 
 @triton.jit
 def start(OVERLAPS: tl.constexpr):
-    """Wait for the kernel ahead, and let the one behind get ready."""
+    """Wait for the kernel ahead. Never release the one behind: see the prelude of CUDA C++."""
     if OVERLAPS:
         gdc_wait()
-        gdc_launch_dependents()
 
 
 @triton.jit

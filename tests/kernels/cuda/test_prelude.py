@@ -73,7 +73,6 @@ REDUCE = PRELUDE + """
 extern "C" __global__ void __launch_bounds__(256) reduce(const float* x, float* y) {
     __shared__ float scratch[32];
     t2r_wait();
-    t2r_launch_dependents();
     const float value = x[blockIdx.x * 256 + threadIdx.x];
     const float sum = block_sum<256>(value, scratch);
     const float most = block_max<256>(value, scratch);
