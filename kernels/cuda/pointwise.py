@@ -56,7 +56,7 @@ class PointwiseKernel:
         return f"""{PRELUDE}
 typedef {index} Index;
 {evaluate_function(self.expression, self.inputs, self.output)}
-struct Loaded {{
+struct Operands {{
 {self._members()}}};
 struct Offsets {{ Index {", ".join([*[f"x{i}" for i in range(len(self.inputs))], "y"])}; }};
 
@@ -70,9 +70,8 @@ extern "C" __global__ void __launch_bounds__({self.threads}) {NAME}(
 ) {{
     const Index items = (Index)count / {self.vector};
     const Index first = (Index)blockIdx.x * {self.threads * self.unroll} + threadIdx.x;
-    t2r_launch_dependents();
     t2r_wait();
-    Loaded loaded[{self.unroll}];
+    Operands loaded[{self.unroll}];
     Offsets at[{self.unroll}];
 #pragma unroll
     for (int u = 0; u < {self.unroll}; u++) {{

@@ -66,9 +66,8 @@ extern "C" __global__ void __launch_bounds__({THREADS}) {NAME}(
     const int first_x = (int)(blockIdx.x % tiles_x) * {tile_x};
     const int first_y = (int)(blockIdx.x / tiles_x % tiles_y) * {tile_y};
     const u32 batch = blockIdx.x / tiles_x / tiles_y;
-    const int here_x = min({tile_x}, {size_x} - first_x);
-    const int here_y = min({tile_y}, {size_y} - first_y);
-    t2r_launch_dependents();
+    const u32 here_x = min({tile_x}, {size_x} - first_x);
+    const u32 here_y = min({tile_y}, {size_y} - first_y);
     t2r_wait();
 {bases}{"".join(self._load(i, x) for i, x in tiled)}    __syncthreads();
 {self._store()}}}
@@ -99,63 +98,72 @@ extern "C" __global__ void __launch_bounds__({THREADS}) {NAME}(
         return vector
 
     def _load(self, number: int, operand: Operand) -> str:
-        """C++ that fills a tile along x."""
+        """C++ that fills a tile along x: all loads first, then what goes to shared memory."""
         vector = self._vector(operand, 2, 1)
-        stride = operand.strides[1]
-        value = f"""            const Vec<{operand.type}, {vector}> v =
-                load_vec<{operand.type}, {vector}>"""
-        start = f"x{number} + first_y * {stride} + first_x"
-        fill = f"""#pragma unroll
-            for (int j = 0; j < {vector}; j++)"""
+        stride, vec = operand.strides[1], f"Vec<{operand.type}, {vector}>"
         if self._is_flat(operand, 2, 1):
             size = self.sizes[2]
-            return f"""#pragma unroll 4
-        for (int e = threadIdx.x * {vector}; e < here_y * {size}; e += {THREADS * vector}) {{
-{value}({start} + e);
-{fill} tile{number}[(u32)(e + j) / {size}][(u32)(e + j) % {size}] = v[j];
-        }}
-"""
-        columns = self.tile[2] // vector
-        if item_bytes(operand) == 2 and vector > 1:
-            fill = f"""#pragma unroll
-            for (int j = 0; j < {vector}; j += 2) {{
-                const Vec<{operand.type}, 2> pair = {{v[j], v[j + 1]}};
-                store_vec<{operand.type}, 2>(&tile{number}[row][column + j], pair);
-            }}"""
+            items = _ceil_divide(self.tile[1] * size, vector)
+            position, is_inside, offset = "", f"item * {vector} < here_y * {size}", (
+                f"item * {vector}"
+            )
+            fill = f"""const u32 e = item * {vector} + j;
+                tile{number}[e / {size}][e % {size}] = v{number}[round][j];"""
+            step = 1
         else:
-            fill += f" tile{number}[row][column + j] = v[j];"
-        return f"""#pragma unroll 8
-        for (int item = threadIdx.x; item < {columns * self.tile[1]}; item += {THREADS}) {{
-            const int row = item / {columns}, column = item % {columns} * {vector};
-            if (row >= here_y || column >= here_x) continue;
-{value}({start} + row * {stride} + column);
-{fill}
+            columns = self.tile[2] // vector
+            items = columns * self.tile[1]
+            position = f"const u32 row = item / {columns}, column = item % {columns} * {vector};"
+            is_inside, offset = "row < here_y && column < here_x", f"row * {stride} + column"
+            step = 2 if item_bytes(operand) == 2 and vector > 1 else 1
+            piece = f"v{number}[round][j]"
+            fill = f"tile{number}[row][column + j] = {piece};" if step == 1 else (
+                f"const Vec<{operand.type}, 2> pair = {{{piece}, v{number}[round][j + 1]}};\n"
+                f"                store_vec<{operand.type}, 2>"
+                f"(&tile{number}[row][column + j], pair);"
+            )
+        return f"""    {vec} v{number}[{_ceil_divide(items, THREADS)}];
+{_rounds(items)}        {position}
+        if ({is_inside}) v{number}[round] = load_vec<{operand.type}, {vector}>(
+            x{number} + (u32)(first_y * {stride} + first_x + {offset}));
+    }}
+{_rounds(items)}        {position}
+        if ({is_inside}) {{
+#pragma unroll
+            for (int j = 0; j < {vector}; j += {step}) {{
+                {fill}
+            }}
         }}
+    }}
 """
 
     def _store(self) -> str:
         """C++ that computes and stores along y."""
         output, stride = self.output, self.output.strides[2]
         vector = self._vector(output, 1, 2)
-        start = f"y + first_x * {stride} + first_y"
         if self._is_flat(output, 1, 2):
             size = self.sizes[1]
-            value = self._value(f"(int)((u32)(e + j) % {size})", f"(int)((u32)(e + j) / {size})")
-            return f"""#pragma unroll 2
-    for (int e = threadIdx.x * {vector}; e < here_x * {size}; e += {THREADS * vector}) {{
-        constexpr int j = 0;
-        (void)j;
-{store_vector(output, vector, value, f"{start} + e")}    }}
-"""
-        columns = self.tile[1] // vector
-        value = self._value("row + j", "column")
-        return f"""#pragma unroll 2
-    for (int item = threadIdx.x; item < {columns * self.tile[2]}; item += {THREADS}) {{
-        const int column = item / {columns}, row = item % {columns} * {vector};
-        if (row >= here_y || column >= here_x) continue;
-        constexpr int j = 0;
-        (void)j;
-{store_vector(output, vector, value, f"{start} + column * {stride} + row")}    }}
+            items = _ceil_divide(self.tile[2] * size, vector)
+            position, is_inside, offset = "", f"item * {vector} < here_x * {size}", (
+                f"item * {vector}"
+            )
+            element = f"(item * {vector} + j)"
+            value = self._value(f"({element} % {size}u)", f"({element} / {size}u)")
+        else:
+            columns = self.tile[1] // vector
+            items = columns * self.tile[2]
+            position = f"const u32 column = item / {columns}, row = item % {columns} * {vector};"
+            is_inside, offset = "row < here_y && column < here_x", f"column * {stride} + row"
+            value = self._value("(row + j)", "column")
+        # One 32-bit offset: sums of pointers keep the compiler from storing vectors.
+        address = f"y + (u32)(first_x * {stride} + first_y + {offset})"
+        store = store_vector(output, vector, value, address)
+        return f"""{_rounds(items)}        {position}
+        if ({is_inside}) {{
+            constexpr int j = 0;
+            (void)j;
+{store}        }}
+    }}
 """
 
     def _value(self, row: str, column: str) -> str:
@@ -173,3 +181,17 @@ extern "C" __global__ void __launch_bounds__({THREADS}) {NAME}(
                 stored = f"x{i}[{' + '.join(terms) or '0'}]"
             values.append(widen(x, stored))
         return f"evaluate({', '.join(values)})"
+
+
+def _rounds(items: int) -> str:
+    """The head of a loop over ``item``, all threads together."""
+    rounds = _ceil_divide(items, THREADS)
+    guard = "" if items % THREADS == 0 else f"\n        if (item >= {items}) continue;"
+    return f"""#pragma unroll
+    for (int round = 0; round < {rounds}; round++) {{
+        const u32 item = threadIdx.x + round * {THREADS};{guard}
+"""
+
+
+def _ceil_divide(count: int, by: int) -> int:
+    return -(-count // by)

@@ -27,18 +27,16 @@ class PointwiseTranspose(Tactic):
         as_image = output.with_layout(Layout.CHANNELS_LAST)
         if output.rank not in (3, 4, 5) or canonical_layout(as_image) is Layout.PLAIN:
             return Refusal("a tensor with one layout only")
-        if not any(map(_is_turned, range(len(spec.inputs)), [spec] * len(spec.inputs))):
+        if not any(_is_turned(index, spec) for index in range(len(spec.inputs))):
             return Refusal("no operand has the whole shape of the result")
         return cpp_refusal(spec)
 
     def layouts(self, spec: LayerSpec) -> Sequence[LayoutChoice]:
-        """Row-major to channels-last and the reverse; of several operands, one at a time too."""
-        turned = [index for index in range(len(spec.inputs)) if _is_turned(index, spec)]
-        groups = [turned] if len(turned) == 1 else [turned, *([index] for index in turned)]
+        """Row-major to channels-last and the reverse."""
         return [
             LayoutChoice(
                 tuple(
-                    source if index in group else target if index in turned else Layout.PLAIN
+                    source if _is_turned(index, spec) else Layout.PLAIN
                     for index in range(len(spec.inputs))
                 ),
                 (target,),
@@ -46,7 +44,6 @@ class PointwiseTranspose(Tactic):
             for source, target in (
                 (Layout.PLAIN, Layout.CHANNELS_LAST), (Layout.CHANNELS_LAST, Layout.PLAIN)
             )
-            for group in groups
         ]
 
     def prepare(self, spec: LayerSpec, weights: Weights) -> Prepared:
