@@ -9,8 +9,10 @@ import torch2rt
 from torch2rt.backends.reference.executor import run_network
 from torch2rt.errors import OverflowInPrecisionError, VerificationError
 from torch2rt.inspect import verify
-from torch2rt.inspect.tolerance import NETWORK
+from torch2rt.inspect.tolerance import NETWORK, layer_tolerance
 from torch2rt.inspect.verify import exact_float32, run_engine, verify_engine
+from torch2rt.layers.matmul import Matmul
+from torch2rt.network.dtype import DType
 
 
 def eager_is_off_by(error):
@@ -77,3 +79,9 @@ def test_the_oracle_runs_on_a_device(cases):
     inputs = dict(zip(network.inputs, [case.x], strict=True))
     on_cpu = run_network(network, inputs, device=torch.device("cpu"))
     torch.testing.assert_close(next(iter(on_cpu.values())), case.model(case.x).detach())
+
+
+def test_layers_with_tf32_may_be_off_by_its_rounding():
+    assert layer_tolerance(Matmul(), DType.FLOAT32) < 1e-4
+    assert layer_tolerance(Matmul(tf32=True), DType.FLOAT32) == 1e-3
+    assert layer_tolerance(Matmul(), DType.INT64) == 0.0

@@ -124,7 +124,7 @@ def _compare(
     with torch.no_grad():
         wanted = run_reference(spec.kind, spec.epilogue, operands, types)
     errors = [relative_error(got, want) for got, want in zip(results, wanted, strict=True)]
-    allowed = max(layer_tolerance(output.dtype) for output in spec.outputs)
+    allowed = max(layer_tolerance(spec.kind, output.dtype) for output in spec.outputs)
     return StepError(
         spec.name, spec.kind.name, step.plan_step.tactic, where, max(errors), allowed,
         _overflows(spec, operands, results),

@@ -10,6 +10,7 @@ import math
 import torch
 
 from torch2rt.network.dtype import DType
+from torch2rt.network.layer import LayerKind
 
 # Whole networks, engine against the model in eager float32. Eager itself is off float64 in fp16
 # by 6e-4 (MobileNetV2), 1.3e-3 (ResNet-50) and 1.6e-3 (BERT-base), in bf16 by eight times as
@@ -20,6 +21,9 @@ NETWORK = {"fp32": 1e-4, "tf32": 3e-3, "fp16": 4e-3, "bf16": 6e-2}
 LAYER = {
     DType.FLOAT64: 1e-12, DType.FLOAT32: 2e-5, DType.BFLOAT16: 8e-3, DType.FLOAT16: 1e-3,
 }
+
+# One layer whose float32 operands are rounded to TF32 first.
+_TF32_LAYER = 1e-3
 
 
 def relative_error(got: torch.Tensor, want: torch.Tensor) -> float:
@@ -45,6 +49,7 @@ def relative_error(got: torch.Tensor, want: torch.Tensor) -> float:
     return difference / scale if scale > 0 else math.inf
 
 
-def layer_tolerance(dtype: DType) -> float:
+def layer_tolerance(kind: LayerKind, dtype: DType) -> float:
     """Allowed error of one layer whose result has this dtype; 0 for integers and bools."""
-    return LAYER.get(dtype, 0.0)
+    allowed = LAYER.get(dtype, 0.0)
+    return max(allowed, _TF32_LAYER) if getattr(kind, "tf32", False) else allowed
