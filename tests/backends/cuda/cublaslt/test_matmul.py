@@ -18,7 +18,6 @@ from torch2rt.backends.cuda.cublaslt.product import Operands, Product
 from torch2rt.backends.cuda.device import preparing_for
 from torch2rt.backends.cuda.launch import In, Out
 from torch2rt.backends.cuda.libraries import LibraryMissing
-from torch2rt.backends.cuda.tactics import matmul_cublaslt
 from torch2rt.backends.cuda.tactics.matmul_cublaslt import convert, widen
 from torch2rt.backends.spec import LayerSpec, TensorSpec
 from torch2rt.backends.tactic import Refusal, Unprepared
@@ -119,12 +118,6 @@ def test_descriptors_are_freed(library):
     assert not library.objects
 
 
-def test_a_bias_that_would_be_rounded_is_left_to_others(library):
-    inputs = [randn(8, 16), randn(16, 8), torch.full((8,), 0.1)]
-    with pytest.raises(AssertionError, match="a bias that float16 does not hold exactly"):
-        check_cuda_tactic(TACTIC, Matmul(), inputs, "add(i0,i1)", constants=[1, 2])
-
-
 def refusal(kind, inputs, epilogue=None, constants=()):
     answer = find_gemm(cuda_spec(kind, inputs, epilogue, constants))
     return answer.reason if isinstance(answer, Refusal) else ""
@@ -163,8 +156,7 @@ def test_the_same_product_is_asked_for_once():
     assert digest([bias], [residual]) == digest([residual], [bias])
 
 
-def test_a_bias_may_be_rounded_as_eager_rounds_it(library, monkeypatch):
-    monkeypatch.setattr(matmul_cublaslt, "ROUNDS_BIAS", True)
+def test_a_bias_is_rounded_as_eager_rounds_it(library):
     for dtype in DTYPES[:2]:
         inputs = [randn(8, 16, dtype=dtype), randn(16, 8, dtype=dtype), torch.full((8,), 0.1)]
         check_cuda_tactic(TACTIC, Matmul(), inputs, "add(i0,i1)", constants=[1, 2])
