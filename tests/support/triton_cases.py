@@ -9,6 +9,7 @@ import torch
 from cuda_testing import check_cuda_tactic
 
 from torch2rt.backends.cuda import triton_tiles
+from torch2rt.layers.attention import Attention
 from torch2rt.layers.convolution import Convolution
 from torch2rt.layers.matmul import Matmul
 
@@ -221,3 +222,63 @@ for _dtype in (torch.float16, torch.float32):
         f"full-{_dtype}", "pointer_64x64x64", a=(300, 520), b=(264, 520), dtype=_dtype,
         table=GPU_CASES,
     )
+
+
+def attention_case(
+    name: str, tactic: str, q: tuple[int, ...], k: tuple[int, ...], v: tuple[int, ...],
+    mask: torch.Tensor | None = None, dtype: torch.dtype = torch.float16, *,
+    pitched: dict[str, int] | None = None, is_causal: bool = False, is_grouped: bool = False,
+    heads_last: bool = False, table: dict[str, dict[str, Case]] = CASES,
+) -> None:
+    """Register a case."""
+
+    def run() -> object:
+        inputs = [values(*q, dtype=dtype), values(*k, dtype=dtype, seed=1),
+                  values(*v, dtype=dtype, seed=2)]
+        inputs += [mask] if mask is not None else []
+        kind = Attention(
+            q[-1] ** -0.5, is_causal, mask is not None, is_grouped,
+            heads_last, heads_last, heads_last, heads_last,
+        )
+        return check_cuda_tactic(
+            f"attention.triton.{tactic}", kind, inputs, pitched=pitched
+        )
+
+    table["attention"][f"{name}-{tactic}"] = run
+
+
+_HIDES = torch.rand(2, 1, 1, 70, generator=torch.Generator().manual_seed(0)) > 0.3
+_ADDED = torch.randn(3, 90, 70, generator=torch.Generator().manual_seed(0))
+_ALL_HIDDEN = torch.ones(90, 70, dtype=torch.bool)
+_ALL_HIDDEN[5] = False
+for _reader, _tiles in (("tma", ("64x64", "128x128")), ("pointer", ("64x64", "64x128"))):
+    for _tile in _tiles:
+        _attend = partial(attention_case, tactic=f"{_reader}_{_tile}")
+        _attend("plain", q=(2, 3, 90, 64), k=(2, 3, 70, 64), v=(2, 3, 70, 64))
+        _attend("causal", q=(3, 90, 32), k=(3, 90, 32), v=(3, 90, 32), is_causal=True)
+        _attend("one-matrix", q=(90, 64), k=(70, 64), v=(70, 32))
+        _attend("heads-last", q=(2, 90, 3, 64), k=(2, 70, 3, 64), v=(2, 70, 3, 64),
+                heads_last=True)
+        _attend("odd-features", q=(2, 3, 90, 40), k=(2, 3, 70, 40), v=(2, 3, 70, 24))
+        _attend("hiding-mask", q=(2, 3, 90, 64), k=(2, 3, 70, 64), v=(2, 3, 70, 64), mask=_HIDES)
+        _attend("added-mask", q=(2, 3, 90, 64), k=(2, 3, 70, 64), v=(2, 3, 70, 64),
+                mask=_ADDED.half())
+        _attend("hidden-row", q=(2, 90, 64), k=(2, 70, 64), v=(2, 70, 64), mask=_ALL_HIDDEN)
+        _attend("pitched", q=(2, 90, 3, 64), k=(2, 70, 3, 64), v=(2, 70, 3, 64), heads_last=True,
+                pitched={"i0": 2, "i1": 2, "i2": 2, "o0": 2})
+for _tile in ("64x64", "64x128"):
+    _attend = partial(attention_case, tactic=f"pointer_{_tile}")
+    _attend("grouped", q=(2, 6, 90, 64), k=(2, 2, 70, 64), v=(2, 2, 70, 64), is_grouped=True)
+    _attend("grouped-masked", q=(2, 6, 90, 64), k=(2, 2, 70, 64), v=(2, 2, 70, 64),
+            is_grouped=True, mask=torch.randn(2, 6, 90, 70))
+    _attend("broadcast", q=(2, 3, 90, 64), k=(3, 70, 64), v=(70, 64))
+    _attend("tiny-features", q=(2, 3, 90, 5), k=(2, 3, 70, 5), v=(2, 3, 70, 3))
+attention_case("fp32", "pointer_64x64", (2, 70, 17), (2, 50, 17), (2, 50, 20), dtype=torch.float32)
+for _tile in ("tma_64x64", "tma_64x128", "tma_128x64", "tma_128x128", "pointer_64x64"):
+    _many = (4, 12, 300, 64)
+    if "pointer" not in _tile:
+        attention_case("many", _tile, _many, _many, _many, table=GPU_CASES)
+        attention_case("bf16", _tile, _many, _many, _many, dtype=torch.bfloat16, table=GPU_CASES)
+attention_case(
+    "wide", "tma_64x64", (2, 300, 256), (2, 300, 256), (2, 300, 256), table=GPU_CASES
+)

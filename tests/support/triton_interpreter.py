@@ -33,6 +33,7 @@ from torch2rt.network.dtype import Array
 
 TORCH_TYPES = {
     "fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32, "i32": torch.int32,
+    "i8": torch.int8,
 }
 
 

@@ -18,6 +18,7 @@ from torch2rt.backends.cuda.device import Device, Kernel, Memory, preparing_for
 from torch2rt.backends.cuda.triton_kernel import TritonJob
 from torch2rt.backends.spec import LayerSpec
 from torch2rt.backends.tactic import Job
+from torch2rt.layers.attention import Attention
 from torch2rt.layers.convolution import Convolution
 from torch2rt.layers.matmul import Matmul
 from torch2rt.network.dtype import Array
@@ -142,3 +143,20 @@ def test_float32_is_exact_unless_tf32_is_allowed() -> None:
     name = "matmul.triton.pointer_64x64x64"
     assert "tf32" not in assembly(name, linear(torch.float32), (9, 0))
     assert "tf32" in assembly(name, linear(torch.float32, tf32=True), (9, 0))
+
+
+@pytest.mark.parametrize("tile", ["64x64", "64x128", "128x64", "128x128"])
+def test_attention_feeds_the_tensor_cores_through_maps(tile: str) -> None:
+    inputs = [torch.zeros(2, 12, 384, 64, dtype=torch.float16)] * 3
+    spec = cuda_spec(Attention(0.125), inputs)
+    text = assembly(f"attention.triton.tma_{tile}", spec, (9, 0))
+    assert "wgmma.mma_async" in text
+    assert "cp.async.bulk.tensor.4d.shared" in text
+
+
+@pytest.mark.parametrize("capability", ARCHITECTURES, ids=str)
+def test_attention_compiles_everywhere(capability: tuple[int, int]) -> None:
+    inputs = [torch.zeros(2, 12, 384, 80, dtype=torch.bfloat16)] * 3
+    inputs.append(torch.zeros(2, 1, 1, 384, dtype=torch.bool))
+    spec = cuda_spec(Attention(0.125, has_mask=True), inputs)
+    assert assembly("attention.triton.pointer_64x64", spec, capability)

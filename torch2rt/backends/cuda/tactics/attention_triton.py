@@ -1,0 +1,296 @@
+"""Attention by our Triton kernel, one tactic per tile, through tensor maps or pointers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch2rt.backends.cuda import triton_tiles
+from torch2rt.backends.cuda.constants import operand
+from torch2rt.backends.cuda.device import current_device
+from torch2rt.backends.cuda.launch import KernelPrepared, Out
+from torch2rt.backends.cuda.tensor_map import Matrix
+from torch2rt.backends.cuda.triton_kernel import Value, triton_kernel
+from torch2rt.backends.cuda.triton_operands import (
+    MAX_OFFSET,
+    TRITON_TYPES,
+    Axis,
+    fold,
+    make_program,
+    max_offset,
+)
+from torch2rt.backends.spec import LayerSpec, TensorSpec
+from torch2rt.backends.tactic import Prepared, Refusal, Tactic, Unprepared, Weights
+from torch2rt.layers.attention import Attention
+from torch2rt.network.dtype import DType
+
+_MAX_FEATURES = 256
+_MAX_MATRICES = 65535
+_MASK_TYPES = {DType.BOOL: "i8", **TRITON_TYPES}
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Attention of ``batch`` matrices; strides over far, mid, near and rows (mask: and keys)."""
+
+    batch: tuple[int, int, int]
+    rows: int
+    keys: int
+    e: int
+    d: int
+    q: tuple[int, ...]
+    k: tuple[int, ...]
+    v: tuple[int, ...]
+    mask: tuple[int, ...]
+    y: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """Shape and strides with the heads before the rows."""
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @classmethod
+    def of(cls, spec: TensorSpec, heads_last: bool) -> Operand:
+        """An operand as the kind's formula means it."""
+        order = list(range(spec.rank))
+        if heads_last:
+            order[-3], order[-2] = order[-2], order[-3]
+        return cls(
+            tuple(spec.shape[i] for i in order), tuple(spec.strides[i] for i in order)
+        )
+
+    def over(self, batch: Sequence[int], group: int) -> tuple[int, ...]:
+        """Strides over the batch, to which it broadcasts; ``group``: heads of q per head."""
+        own = self.shape[:-2]
+        missing = len(batch) - len(own)
+        strides = [0] * missing
+        strides += [s if n > 1 else 0 for s, n in zip(self.strides, own, strict=False)]
+        if group == 1:
+            return tuple(strides)
+        return (*strides[:-1], strides[-1], 0)
+
+
+class TritonAttention(Tactic):
+    """One tile of the kernel."""
+
+    kinds: ClassVar[tuple[str, ...]] = ("attention",)
+    block_m: ClassVar[int]
+    block_n: ClassVar[int]
+    warps: ClassVar[int]
+    stages: ClassVar[int]
+    is_mapped: ClassVar[bool]
+    # Among the tiles, the most useful first.
+    place: ClassVar[int]
+
+    def takes_pitch(self, spec: LayerSpec) -> bool:
+        """Strides are arguments; tensor maps want multiples of 16 bytes."""
+        heads = find_heads(spec)
+        if isinstance(heads, Refusal):
+            return False
+        return not self.is_mapped or map_refusal(spec, heads) is None
+
+    def supports(self, spec: LayerSpec) -> Refusal | None:
+        """Floats, at most 256 features, a batch that can be seen as three axes."""
+        heads = find_heads(spec)
+        if isinstance(heads, Refusal):
+            return heads
+        if self.block_m > 64 and heads.rows <= 64:
+            return Refusal("smaller tiles have fewer empty rows")
+        if spec.inputs[0].dtype is DType.FLOAT32 and (self.block_m, self.block_n) != (64, 64):
+            return Refusal("float32 products are slow in any tile: one is enough")
+        if self.block_m * max(_power(heads.e), _power(heads.d)) > 128 * 128:
+            return Refusal("the tile needs too many registers")
+        takes_maps = current_device().capability >= (9, 0) and map_refusal(spec, heads) is None
+        if self.is_mapped and not takes_maps:
+            return Refusal("operands that cannot be mapped")
+        if not self.is_mapped and takes_maps and self.place >= triton_tiles.POINTERS_BESIDE_MAPS:
+            return Refusal("tensor maps are faster")
+        return None
+
+    def prepare(self, spec: LayerSpec, weights: Weights) -> Prepared:
+        """Compile, bind."""
+        heads = find_heads(spec)
+        if isinstance(heads, Refusal):
+            raise Unprepared(heads.reason)
+        kind = attention_kind(spec)
+        element = TRITON_TYPES[spec.inputs[0].dtype]
+        e, d = _power(heads.e), _power(heads.d)
+        sizes = ((self.block_m, e), (self.block_n, e), (self.block_n, d))
+        types = [
+            (
+                name,
+                f"tensordesc<{element}[1, 1, {rows}, {size}]>" if self.is_mapped
+                else f"*{element}",
+            )
+            for name, (rows, size) in zip(("q", "k", "v"), sizes, strict=True)
+        ]
+        mask_dtype = spec.inputs[3].dtype if kind.has_mask else None
+        types.append(("mask", f"*{_MASK_TYPES[mask_dtype]}" if mask_dtype else "constexpr"))
+        types.append(("y", f"*{TRITON_TYPES[spec.outputs[0].dtype]}"))
+        constants: dict[str, Value] = {
+            "SCALE": kind.scale * math.log2(math.e),
+            "MASK": "none" if not mask_dtype else "bool" if mask_dtype is DType.BOOL else "float",
+            "IS_CAUSAL": kind.is_causal, "BLOCK_M": self.block_m, "BLOCK_N": self.block_n,
+            "E": e, "D": d, "IS_EVEN_E": e == heads.e, "IS_EVEN_D": d == heads.d,
+            "IS_MAPPED": self.is_mapped, "PRECISION": "ieee",
+            "OVERLAPS": current_device().capability >= (9, 0),
+        }
+        program, numbers = make_program(
+            spec, "attention", "attention", types, _numbers(heads), constants, self.warps,
+            self.stages,
+        )
+        compiled = triton_kernel(weights, program)
+        lengths = (heads.rows, heads.keys, heads.keys)
+        features = (heads.e, heads.e, heads.d)
+        arguments = [
+            Matrix(
+                operand(spec, weights, i), (*heads.batch[:2], lengths[i], features[i]),
+                (*_map_strides(strides), 1),
+            ) if self.is_mapped else operand(spec, weights, i)
+            for i, strides in enumerate((heads.q, heads.k, heads.v))
+        ]
+        arguments += [operand(spec, weights, 3)] if kind.has_mask else []
+        grid = (math.ceil(heads.rows / self.block_m), math.prod(heads.batch), 1)
+        launch = compiled.launch(
+            grid, [*arguments, Out(0), *numbers], current_device().capability >= (9, 0)
+        )
+        return KernelPrepared([launch])
+
+
+def _map_strides(strides: tuple[int, ...]) -> tuple[int, int, int]:
+    """Over far, mid and rows; an axis of size 1 has any stride but 0."""
+    far, mid, _, row = strides
+    return far or row or 16, mid or row or 16, row or 16
+
+
+def _numbers(heads: Heads) -> dict[str, int]:
+    numbers = {
+        "rows": heads.rows, "keys": heads.keys, "e": heads.e, "d": heads.d,
+        "mid_size": heads.batch[1], "near_size": heads.batch[2],
+    }
+    axes = ("far", "mid", "near", "row", "key")
+    for name, strides in (
+        ("q", heads.q), ("k", heads.k), ("v", heads.v), ("mask", heads.mask), ("y", heads.y),
+    ):
+        numbers |= {f"{name}_{axis}": s for axis, s in zip(axes, strides, strict=False)}
+    return numbers
+
+
+def attention_kind(spec: LayerSpec) -> Attention:
+    """The layer's kind."""
+    assert isinstance(spec.kind, Attention)
+    return spec.kind
+
+
+def find_heads(spec: LayerSpec) -> Heads | Refusal:
+    """What the kernel is told of a layer."""
+    kind = attention_kind(spec)
+    refusal = _refusal(spec)
+    if refusal is not None:
+        return refusal
+    q, k, v = (
+        Operand.of(x, last)
+        for x, last in zip(spec.inputs[:3], kind.inputs_heads_last, strict=True)
+    )
+    y = Operand.of(spec.outputs[0], kind.output_heads_last)
+    batch = list(y.shape[:-2])
+    group = batch[-1] // k.shape[-3] if kind.is_grouped else 1
+    if kind.is_grouped and k.shape[-3] != v.shape[-3]:
+        return Refusal("different numbers of heads of key and value")
+    over_q, over_y = (_split_heads(x.over(batch, 1), group) for x in (q, y))
+    over_k, over_v = (x.over(batch, group) for x in (k, v))
+    over_mask: tuple[int, ...] = (0,) * len(over_q)
+    mask_inner = (0, 0)
+    if kind.has_mask:
+        own, missing = spec.inputs[3], len(batch) + 2 - spec.inputs[3].rank
+        strides = [s if n > 1 else 0 for s, n in zip(own.strides, own.shape, strict=True)]
+        all_strides = [0] * missing + strides
+        over_mask = _split_heads(tuple(all_strides[:-2]), group)
+        mask_inner = all_strides[-2], all_strides[-1]
+    if group > 1:
+        batch[-1:] = [batch[-1] // group, group]
+    per_axis = zip(over_q, over_k, over_v, over_mask, over_y, strict=True)
+    folded = fold([Axis(size, strides) for size, strides in zip(batch, per_axis, strict=True)])
+    if len(folded) > 3:
+        return Refusal(f"{len(folded)} axes of the batch that cannot be seen as three")
+    # Far, then mid; near is left to groups that share keys.
+    none = Axis(1, (0,) * 5)
+    axes = [none] * (2 - len(folded)) + folded
+    far, mid, near = axes if len(axes) == 3 else (*axes, none)
+    over = [(far.strides[i], mid.strides[i], near.strides[i]) for i in range(5)]
+    return Heads(
+        (far.size, mid.size, near.size), q.shape[-2], k.shape[-2], q.shape[-1], v.shape[-1],
+        (*over[0], q.strides[-2]), (*over[1], k.strides[-2]), (*over[2], v.strides[-2]),
+        (*over[3], *mask_inner), (*over[4], y.strides[-2]),
+    )
+
+
+def _split_heads(strides: tuple[int, ...], group: int) -> tuple[int, ...]:
+    """Strides where the last axis, of heads, is seen as [heads / group, group]."""
+    return strides if group == 1 else (*strides[:-1], strides[-1] * group, strides[-1])
+
+
+def _refusal(spec: LayerSpec) -> Refusal | None:
+    kind = attention_kind(spec)
+    q, k, v = spec.inputs[:3]
+    dtypes = {q.dtype, k.dtype, v.dtype, spec.outputs[0].dtype}
+    if spec.epilogue is not None:
+        return Refusal("an epilogue")
+    if len(dtypes) > 1 or q.dtype not in TRITON_TYPES:
+        return Refusal(f"operands of {', '.join(sorted(dtype.value for dtype in dtypes))}")
+    if kind.has_mask and spec.inputs[3].dtype not in _MASK_TYPES:
+        return Refusal(f"a mask of {spec.inputs[3].dtype.value}")
+    if max(q.shape[-1], v.shape[-1]) > _MAX_FEATURES:
+        return Refusal(f"more than {_MAX_FEATURES} features")
+    if math.prod(spec.outputs[0].shape[:-2]) > _MAX_MATRICES:
+        return Refusal(f"more than {_MAX_MATRICES} matrices")
+    if any(max_offset(x) > MAX_OFFSET for x in (*spec.inputs, *spec.outputs)):
+        return Refusal("a tensor of 2^31 elements or more")
+    if any(x.strides[-1] != 1 and x.shape[-1] > 1 for x in (q, k, v, spec.outputs[0])):
+        return Refusal("features that are not dense")
+    return None
+
+
+def map_refusal(spec: LayerSpec, heads: Heads) -> Refusal | None:
+    """Why the copy engine cannot feed this layer."""
+    item = spec.inputs[0].dtype.itemsize_bytes
+    if heads.batch[2] != 1:
+        return Refusal("heads that share keys")
+    for strides, size in ((heads.q, heads.e), (heads.k, heads.e), (heads.v, heads.d)):
+        is_broadcast = any(
+            stride == 0 and count > 1 for stride, count in zip(strides, heads.batch, strict=False)
+        )
+        if is_broadcast or size * item < 16 or any(s * item % 16 for s in strides):
+            return Refusal("rows that are not at multiples of 16 bytes, or repeat")
+    return None
+
+
+def _power(size: int) -> int:
+    """The next power of two; a product needs 16 at least."""
+    return max(16, 1 << (size - 1).bit_length())
+
+
+_TILES = ((64, 64, 4, 3), (64, 128, 4, 2), (128, 64, 8, 3), (128, 128, 8, 2))
+
+
+def _tactic(place: int, is_mapped: bool) -> type[TritonAttention]:
+    block_m, block_n, warps, stages = _TILES[place]
+    reader = "tma" if is_mapped else "pointer"
+    name = f"{reader}_{block_m}x{block_n}"
+    return type(f"Attention{name}", (TritonAttention,), {
+        "__module__": __name__, "__doc__": f"Tile {block_m}x{block_n} through {reader}s.",
+        "name": f"attention.triton.{name}", "block_m": block_m, "block_n": block_n,
+        "warps": warps, "stages": stages, "is_mapped": is_mapped, "place": place,
+    })
+
+
+globals().update({
+    cls.__name__: cls for cls in (
+        _tactic(place, is_mapped) for is_mapped in (True, False) for place in range(len(_TILES))
+    )
+})
