@@ -21,6 +21,7 @@ from torch2rt.backends.spec import LayerSpec
 from torch2rt.backends.tactic import Prepared, Refusal, Tactic, Unprepared, Weights
 from torch2rt.network.dtype import Array, DType
 
+
 class CublasLtMatmul(Tactic):
     """One algorithm. Operands may be pitched; a bias must be a constant.
 
