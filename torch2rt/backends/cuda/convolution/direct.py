@@ -22,7 +22,7 @@ from torch2rt.kernels.cuda.prelude import c_type
 from torch2rt.network.dtype import Array
 
 # Multiply-adds of a multiprocessor per microsecond; microseconds of a step of a sum.
-_MULTIPLIES, _STEP_US = 40e3, 0.02
+_MULTIPLIES, _STEP_US = 30e3, 0.02
 
 
 class DirectTactic(Tactic):
@@ -45,9 +45,12 @@ class DirectTactic(Tactic):
 
     def estimate_us(self, spec: LayerSpec) -> float:
         """Loads of weights from the caches bound it, and the length of a thread's sum."""
-        taps = math.prod(spec.inputs[1].shape) // spec.outputs[0].shape[1]
-        busy = estimates.multiplied_us(spec, _MULTIPLIES)
-        return estimates.START_US + max(busy, taps * _STEP_US)
+        filters = spec.outputs[0].shape[1]
+        taps = math.prod(spec.inputs[1].shape) // filters
+        # Few filters of a group share what is loaded of the image.
+        shared = math.gcd(filters // specs.attributes(spec).groups, 8) / 8
+        busy = estimates.multiplied_us(spec, _MULTIPLIES * shared)
+        return estimates.START_US + 1.5 * estimates.moved_us(spec) + max(busy, taps * _STEP_US)
 
     def prepare(self, spec: LayerSpec, weights: Weights) -> Prepared:
         """Compile; pack constant weights as floats with the filters innermost."""
