@@ -6,6 +6,7 @@ arena starts as garbage, and every step fills its workspace with garbage.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -194,7 +195,9 @@ class FakeBackend(Backend):
         return lambda: [function(*arguments) for function, arguments in calls] and None
 
     def time_plan_us(self, executable: Any) -> float | None:
-        return self.plan_times_us.get(executable.plan.stream_count)
+        if not self.plan_times_us:
+            return None
+        return self.plan_times_us.get(executable.plan.stream_count, math.inf)
 
     def upload_bytes(self, address: int, data: np.ndarray) -> None:
         self._host.upload_bytes(address, data)

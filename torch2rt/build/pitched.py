@@ -33,33 +33,38 @@ class Pitches:
 
     def settle(
         self, storage: StoragePlan, actions: Sequence[Action], made_by: Mapping[Key, Action]
-    ) -> Action | None:
-        """Give every action the specs of its operands; else the view that is not worth it.
+    ) -> list[Action]:
+        """Give every action the specs of its operands; the views that are not worth it.
 
         ``made_by`` gives the view that placed a value inside another.
         """
-        affected: list[tuple[Action, list[Option]]] = []
+        culprits: dict[int, Action] = {}
+        affected: list[tuple[Action, Action, list[Option]]] = []
         for action in actions:
-            if action.is_view or all(self._is_dense(storage, key) for key in _keys(action)):
+            culprit = self._culprit(storage, action, made_by)
+            if culprit is None:
                 continue
-            ways = self._ways(storage, action)
-            if not ways:
-                return self.culprit(storage, action, made_by)
-            affected.append((action, ways))
-        self.measure.compile([way for _, ways in affected for way in ways])
+            affected.append((action, culprit, self._ways(storage, action)))
+            if not affected[-1][-1]:
+                culprits[id(culprit)] = culprit
+        self.measure.compile([
+            way for _, culprit, ways in affected if id(culprit) not in culprits for way in ways
+        ])
         lost_us: dict[int, float] = {}
-        for action, ways in affected:
-            culprit = self.culprit(storage, action, made_by)
-            before_us = action.option.time_us
-            timed = [(self.measure.time_us(way), way) for way in ways]
-            time_us, best = min(timed, key=lambda pair: pair[0])
-            lost = lost_us.get(id(culprit), 0.0) + max(time_us - before_us, 0.0)
+        for action, culprit, ways in affected:
+            if id(culprit) in culprits:
+                continue
+            time_us, best = min(
+                ((self.measure.time_us(way), way) for way in ways), key=lambda pair: pair[0]
+            )
+            lost = lost_us.get(id(culprit), 0.0) + max(time_us - action.option.time_us, 0.0)
             if not math.isfinite(time_us) or lost > self.copy_us(culprit):
-                return culprit
+                culprits[id(culprit)] = culprit
+                continue
             lost_us[id(culprit)] = lost
             dense = next(option for option in self._rivals(action) if _is_way(best, option))
             action.use(dense, best.spec, time_us)
-        return None
+        return list(culprits.values())
 
     def copy_us(self, view: Action) -> float:
         """What the copy takes that a view spares."""
@@ -71,14 +76,17 @@ class Pitches:
         """Remember that an action's tactic fails with its operands in runs."""
         self.refused.add((action.option.tactic.name, action.spec.signature))
 
-    def culprit(
-        self, storage: StoragePlan, action: Action, made_by: Mapping[Key, Action]
-    ) -> Action:
-        """The view that made an operand of an action lie in runs."""
-        for key in _keys(action):
-            if not self._is_dense(storage, key):
+    @staticmethod
+    def _culprit(
+        storage: StoragePlan, action: Action, made_by: Mapping[Key, Action]
+    ) -> Action | None:
+        """The view that made an operand of an action lie in runs; None if all are dense."""
+        if action.is_view:
+            return None
+        for key in (*action.inputs, *action.outputs):
+            if not storage.place(key)[1].is_dense:
                 return _placed_by(storage, key, made_by)
-        raise ValueError(f"no operand of {action.layer} lies in runs")
+        return None
 
     def _ways(self, storage: StoragePlan, action: Action) -> list[Option]:
         """The fastest options with the same layouts that take the operands as they lie.
@@ -105,10 +113,6 @@ class Pitches:
         is_there = any(option is action.option for option in rivals)
         return rivals if is_there else [action.option, *rivals]
 
-    @staticmethod
-    def _is_dense(storage: StoragePlan, key: Key) -> bool:
-        return storage.place(key)[1].is_dense
-
 
 def _placed_by(storage: StoragePlan, key: Key, made_by: Mapping[Key, Action]) -> Action:
     """The nearest view from a value outwards that puts it in runs."""
@@ -118,10 +122,6 @@ def _placed_by(storage: StoragePlan, key: Key, made_by: Mapping[Key, Action]) ->
             return made_by[inner]
         inner = parent[0]  # type: ignore[assignment]
     raise ValueError(f"{key.tensor.name} does not lie in runs")
-
-
-def _keys(action: Action) -> list[Key]:
-    return [*action.inputs, *action.outputs]
 
 
 def _is_way(way: Option, option: Option) -> bool:

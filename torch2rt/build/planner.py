@@ -16,7 +16,7 @@ from torch2rt.build.reformats import Reformats
 from torch2rt.build.schedule import Schedule, dependencies, worth_streams
 from torch2rt.build.select import Costs, cheapest
 from torch2rt.build.storage import FinishedStorage, StoragePlan
-from torch2rt.build.values import declare_values, inner_value, place_view
+from torch2rt.build.values import declare_values, is_whole, place_views
 from torch2rt.engine.plan import Plan, PlanStep, PlanTensor
 from torch2rt.engine.specs import layer_spec, tensor_spec
 from torch2rt.network.layer import Layer
@@ -40,18 +40,14 @@ def make_plans(
     network: Network, symbols: Mapping[str, int], measure: Measure, prepare: Prepare,
     max_streams: int = 1,
 ) -> list[Plan]:
-    """The same, and the plan on several streams where that promises to be faster."""
+    """The same, and plans on several streams where that promises to be faster."""
     planner = _Planner(network, dict(symbols), measure, prepare)
     planner.collect()
     while True:
         placement = planner.place(planner.actions(planner.choose()))
         if placement is not None:
             break
-    schedule = placement.schedule(max_streams)
-    return [
-        planner.finish(placement, found)
-        for found in ((None,) if schedule is None else (None, schedule))
-    ]
+    return [planner.finish(placement, found) for found in (None, *placement.schedules(max_streams))]
 
 
 @dataclass
@@ -68,14 +64,19 @@ class _Placement:
         steps = [index for index, action in enumerate(self.actions) if not action.is_view]
         self.numbers = {index: number for number, index in enumerate(steps)}
 
-    def schedule(self, max_streams: int) -> Schedule | None:
-        """Streams for the steps, None where they promise nothing."""
+    def schedules(self, max_streams: int) -> list[Schedule]:
+        """Steps on two streams, on three, and so on, as far as that promises something."""
         if max_streams < 2:
-            return None
+            return []
         accesses = self.storage.accesses(self.numbers).values()
         times_us = [self.actions[index].time_us for index in self.numbers]
         before = dependencies(list(accesses), len(times_us))
-        return worth_streams(before, times_us, max_streams)
+        found: dict[int, Schedule] = {}
+        for count in range(2, max_streams + 1):
+            schedule = worth_streams(before, times_us, count)
+            if schedule is not None:
+                found.setdefault(schedule.stream_count, schedule)
+        return list(found.values())
 
     def finish(self, schedule: Schedule | None) -> FinishedStorage:
         """Offsets for all values and workspaces."""
@@ -220,9 +221,10 @@ class _Planner:
         made_by = self._place_views(storage, actions)
         if made_by is None:
             return None
-        culprit = self.pitches.settle(storage, actions, made_by)
-        if culprit is not None:
+        culprits = self.pitches.settle(storage, actions, made_by)
+        for culprit in culprits:
             self._strike_out(culprit)
+        if culprits:
             return None
         prepared = self._prepare_all(actions)
         if prepared is None:
@@ -236,21 +238,18 @@ class _Planner:
     def _place_views(
         self, storage: StoragePlan, actions: list[Action]
     ) -> dict[Key, Action] | None:
-        """The view that placed each value inside another; None after striking one out.
+        """The view that placed each value inside another; None after striking some out.
 
-        A part of one tensor cannot lie in another as well: the view goes whose copy takes less.
+        A value lies in one other at most: the views that spare the longest copies come first,
+        after those that only give a value another shape.
         """
         made_by: dict[Key, Action] = {}
-        for action in actions:
-            for view in action.option.views:
-                inner = inner_value(storage, action, view)
-                if place_view(storage, action, view):
-                    made_by[inner] = action
-                    continue
-                rivals = [action, made_by[inner]] if inner in made_by else [action]
-                self._strike_out(min(rivals, key=self.pitches.copy_us))
-                return None
-        return made_by
+        views = [action for action in actions if action.is_view]
+        views.sort(key=lambda action: (not is_whole(action), -self.pitches.copy_us(action)))
+        failed = [action for action in views if not place_views(storage, action, made_by)]
+        for action in failed:
+            self._strike_out(action)
+        return None if failed else made_by
 
     def _prepare_all(self, actions: list[Action]) -> list[Prepared | None] | None:
         """Code for every action that is no view; None after striking out one that has none.

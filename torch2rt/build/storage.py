@@ -116,6 +116,10 @@ class StoragePlan:
         self._has_runs = has_runs
         return None
 
+    def take_out(self, inner: Key) -> None:
+        """Undo `place_inside` of a value that is no output."""
+        self.values[inner].parent = None
+
     def _is_piece(self, key: Key) -> bool:
         """Whether a value can be described where it lies; what is dense may start anywhere."""
         _, piece = self._place(key)

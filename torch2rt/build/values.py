@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from torch2rt.backends.spec import Layout
-from torch2rt.backends.tactic import View
 from torch2rt.build.action import Action, Key
 from torch2rt.build.storage import StoragePlan
 from torch2rt.engine.specs import tensor_spec
@@ -50,21 +49,33 @@ def _place(
     return "arena", ""
 
 
-def inner_value(storage: StoragePlan, action: Action, view: View) -> Key:
-    """The value that a view places inside another: of a reshaped one, what was reshaped."""
-    role, index = view.inner
-    key = storage.all_of((action.inputs if role == "input" else action.outputs)[index])
-    assert isinstance(key, Key)
-    return key
+def is_whole(action: Action) -> bool:
+    """Whether its result is just the memory of its operand, as of a reshape."""
+    views = action.option.views
+    sizes = {spec.size_bytes for spec in (*action.spec.inputs, *action.spec.outputs)}
+    return len(views) == 1 and not views[0].offset_bytes and not views[0].pitch and len(sizes) == 1
 
 
-def place_view(storage: StoragePlan, action: Action, view: View) -> bool:
-    """Whether the one value now lies inside the other."""
-    inner = inner_value(storage, action, view)
-    role, index = view.outer
-    outer = (action.inputs if role == "input" else action.outputs)[index]
-    size = inner.tensor.dtype.itemsize_bytes
-    reason = storage.place_inside(
-        inner, outer, view.offset_bytes, view.run * size, view.pitch * size
-    )
-    return reason is None
+def place_views(storage: StoragePlan, action: Action, made_by: dict[Key, Action]) -> bool:
+    """Whether all views of an action are placed, and noted in ``made_by``; else none is.
+
+    In place of a reshaped value, what was reshaped is placed.
+    """
+    ends = {"input": action.inputs, "output": action.outputs}
+    placed: list[Key] = []
+    for view in action.option.views:
+        (inner_role, inner_index), (outer_role, outer_index) = view.inner, view.outer
+        inner = storage.all_of(ends[inner_role][inner_index])
+        assert isinstance(inner, Key)
+        size = inner.tensor.dtype.itemsize_bytes
+        reason = storage.place_inside(
+            inner, ends[outer_role][outer_index],
+            view.offset_bytes, view.run * size, view.pitch * size,
+        )
+        if reason is not None:
+            for key in placed:
+                storage.take_out(key)
+            return False
+        placed.append(inner)
+    made_by.update(dict.fromkeys(placed, action))
+    return True
