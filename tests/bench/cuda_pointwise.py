@@ -13,9 +13,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parent.parent / "support")]
+sys.path.insert(0, str(Path(__file__).parent.parent / "support"))
 
-import torch
 from cuda_testing import TACTICS, BlobWeights
 from tactic_testing import make_spec
 
@@ -25,6 +24,7 @@ from torch2rt.backends.cuda.backend import CudaBackend
 from torch2rt.backends.spec import LayerSpec, Layout, LayoutChoice
 from torch2rt.expression import parse_expression
 from torch2rt.layers.pointwise import Pointwise
+from torch2rt.lazy_torch import torch
 from torch2rt.network.dtype import DType
 
 BUDGET_MS = 20.0
