@@ -68,7 +68,7 @@ def cases() -> Iterator[tuple[str, LayerSpec]]:
     def conv(
         x: Sequence[int], k: int, r: int, stride: int = 1, residual: bool = False
     ) -> LayerSpec:
-        pad = r // 2
+        pad = 0 if stride == r else r // 2
         size = [(s + 2 * pad - r) // stride + 1 for s in x[2:]]
         inputs = [zeros(*x), zeros(k, x[1], r, r),
                   zeros(k, 1, 1, dtype=torch.float32)]
@@ -92,6 +92,7 @@ def cases() -> Iterator[tuple[str, LayerSpec]]:
             yield f"b{batch} 3x3 {c} {size}", conv(x, c, 3)
         yield f"b{batch} 3x3s2 128 56", conv((batch, 128, 56, 56), 128, 3, 2)
         yield f"b{batch} 1x1s2 256->512 56", conv((batch, 256, 56, 56), 512, 1, 2)
+        yield f"b{batch} patches", conv((batch, 3, 224, 224), 768, 16, 16)
         yield f"b{batch} fc", linear(batch, 1000, 2048)
     for name, m in (("vit b1", 197), ("vit b64", 12608), ("bert b1", 384), ("bert b32", 12288)):
         yield f"{name} qkv", linear(m, 2304, 768)
@@ -173,7 +174,7 @@ def main() -> None:
     parser.add_argument("--only", default="")
     arguments = parser.parse_args()
     for name in ("WORTH_COMPILING", "POINTERS_BESIDE_MAPS", "BOXES_WORTH_COMPILING",
-                 "GATHERS_WORTH_COMPILING"):
+                 "GATHERS_WORTH_COMPILING", "PATCHES_WORTH_COMPILING"):
         setattr(triton_tiles, name, 100)
     backend = CudaBackend(0)
     with backend.building(), Path(arguments.out).open("w", newline="") as file:

@@ -21,6 +21,7 @@ EPILOGUE_CASES: dict[str, dict[str, Case]] = {"matmul": {}}
 # Counts of the model of time, raised so that every tile takes a layer.
 LIMITS = (
     "WORTH_COMPILING", "POINTERS_BESIDE_MAPS", "BOXES_WORTH_COMPILING", "GATHERS_WORTH_COMPILING",
+    "PATCHES_WORTH_COMPILING",
 )
 
 
@@ -183,7 +184,13 @@ for _tactic in ("gather_64x64x64", "gather_128x32x16"):
           epilogue=_BIAS, extras=((17, 1, 1),))
     _conv("fp32", x=(2, 20, 9, 9), w=(17, 20, 3, 3), before=1, dtype=torch.float32,
           epilogue=_BIAS, extras=((17, 1, 1),))
-
+for _tactic in ("patches_64x64x64", "patches_64x32x64", "patches_64x64x64_split2"):
+    _conv = partial(convolution_case, tactic=_tactic)
+    _conv("patches", x=(2, 3, 48, 64), w=(72, 3, 16, 16), stride=16, epilogue=_BIAS,
+          extras=((72, 1, 1),))
+    _conv("overlapping", x=(2, 5, 23, 19), w=(24, 5, 7, 7), stride=4, epilogue=_RESIDUAL,
+          extras=((24, 1, 1), (2, 24, 5, 4)), pitched={"i3": 1, "o0": 1})
+    _conv("gray", x=(2, 1, 32, 40), w=(24, 1, 14, 14), stride=14)
 
 _TILES = (triton_tiles.MAP_TILES, triton_tiles.POINTER_TILES, triton_tiles.BOX_TILES,
           triton_tiles.GATHER_TILES)

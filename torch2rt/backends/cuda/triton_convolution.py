@@ -43,9 +43,10 @@ _LARGEST_BOX = 256
 
 @dataclass(frozen=True)
 class Window:
-    """A convolution of x [n, c, h, w] to y [n, k, p, q], channels innermost, one group.
+    """A convolution of x [n, c, h, w] to y [n, k, p, q] in one group.
 
-    ``extra_steps``: strides of each epilogue operand over n, p, q and k.
+    Strides are over n and the two axes of pixels; ``extra_steps`` are those of each epilogue
+    operand. ``row_strides``: from pixel to pixel, of y and each operand.
     """
 
     x: tuple[int, int, int, int]
@@ -89,7 +90,7 @@ class Window:
 
 
 def find_window(spec: LayerSpec) -> Window | Refusal:
-    """The window of a convolution layer whose layouts are chosen."""
+    """The window of a convolution layer whose layouts are chosen; y has channels innermost."""
     kind, x, y = spec.kind, spec.inputs[0], spec.outputs[0]
     assert isinstance(kind, Convolution)
     if len(kind.stride) != 2 or kind.groups != 1:
@@ -106,8 +107,8 @@ def find_window(spec: LayerSpec) -> Window | Refusal:
         if extra is None:
             return Refusal(f"epilogue operand {index} is one value per pixel")
         extras.append(extra)
-    if (x.strides[1] != 1 and x.shape[1] > 1) or (y.strides[1] != 1 and y.shape[1] > 1):
-        return Refusal("channels are not innermost")
+    if y.strides[1] != 1 and y.shape[1] > 1:
+        return Refusal("channels of the output are not innermost")
     return Window(
         _four(x.shape), _four(y.shape), _two(spec.inputs[1].shape[2:]), _two(kind.stride),
         _two(kind.padding_before), _two(kind.dilation), _three(x), _three(y), tuple(extras),

@@ -163,10 +163,24 @@ GATHER_TILES = (
     Tile(32, 64, 64, 4, 4), Tile(64, 64, 32, 4, 4), Tile(128, 32, 16, 4, 4),
     Tile(64, 64, 64, 4, 4, 4), Tile(64, 32, 64, 4, 4, 4), Tile(32, 32, 64, 4, 4, 8),
 )
+PATCH_TILES = (
+    Tile(64, 64, 64, 4, 4), Tile(32, 64, 64, 4, 5), Tile(64, 32, 64, 4, 5),
+    Tile(64, 128, 64, 4, 4), Tile(128, 128, 64, 8, 3), Tile(128, 64, 64, 4, 4),
+    Tile(64, 64, 64, 4, 4, 2), Tile(64, 64, 64, 4, 4, 4),
+)
+PATCHES_WORTH_COMPILING = 4
 BOXES_WORTH_COMPILING = 5
 GATHERS_WORTH_COMPILING = 1
 WORTH_COMPILING = 5
 POINTERS_BESIDE_MAPS = 1
+
+
+@lru_cache(maxsize=4096)
+def rank_patches(work: Work, device: Device) -> tuple[Tile, ...]:
+    """Tiles of the kernel of patches that are worth compiling, the most promising first."""
+    fitting = [tile for tile in PATCH_TILES if work.fits(tile, device, through_maps=False)]
+    fitting.sort(key=lambda tile: work.estimate_us(tile, device, through_maps=False))
+    return tuple(fitting[:PATCHES_WORTH_COMPILING])
 
 
 @lru_cache(maxsize=4096)

@@ -1,7 +1,7 @@
 """Convolutions by our Triton kernels, one tactic per tile; the model of time picks a few.
 
 1x1 convolutions without stride are matrix products of all pixels; others read boxes of pixels
-through tensor maps, or gather pixels through pointers.
+through tensor maps, or gather pixels through pointers, or gather runs of pixels of few channels.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from torch2rt.backends.cuda import triton_convolution as windows
+from torch2rt.backends.cuda import triton_patches as patches
 from torch2rt.backends.cuda import triton_tiles
 from torch2rt.backends.cuda.device import current_device
 from torch2rt.backends.cuda.triton_gemm import (
@@ -25,8 +26,10 @@ from torch2rt.backends.cuda.triton_tiles import (
     BOX_TILES,
     GATHER_TILES,
     MAP_TILES,
+    PATCH_TILES,
     POINTER_TILES,
     Tile,
+    rank_patches,
     rank_tiles,
 )
 from torch2rt.backends.spec import LayerSpec, Layout, LayoutChoice
@@ -143,6 +146,52 @@ class WindowConvolution(TritonConvolution):
         return prepare(spec, weights, window, self.tile)
 
 
+class PatchConvolution(TritonConvolution):
+    """A convolution of few channels without padding: images cut into patches."""
+
+    def layouts(self, spec: LayerSpec) -> Sequence[LayoutChoice]:
+        """The image in either order; the output with channels last."""
+        (choice,) = super().layouts(spec)
+        return choice, LayoutChoice((Layout.PLAIN, *choice.inputs[1:]), choice.outputs)
+
+    def takes_pitch(self, spec: LayerSpec) -> bool:
+        """Strides are arguments, where pixels of a row are dense."""
+        return not isinstance(patch_window(spec), Refusal)
+
+    def supports(self, spec: LayerSpec) -> Refusal | None:
+        """Floats, with an epilogue of ours; only tiles among the best by the model of time."""
+        window = patch_window(self.chosen(spec))
+        if isinstance(window, Refusal):
+            return window
+        ranks = rank_patches(patches.patches_work(window), current_device())
+        if self.tile not in ranks:
+            return Refusal(f"{len(ranks)} other tiles should be faster")
+        return None
+
+    def estimate_us(self, spec: LayerSpec) -> float | None:
+        """The model's time."""
+        window = patch_window(self.chosen(spec))
+        if isinstance(window, Refusal):
+            return None
+        work = patches.patches_work(window)
+        return work.estimate_us(self.tile, current_device(), through_maps=False)
+
+    def prepare(self, spec: LayerSpec, weights: Weights) -> Prepared:
+        """Pack weights, compile, bind."""
+        window = patch_window(spec)
+        if isinstance(window, Refusal):
+            raise Unprepared(window.reason)
+        return patches.prepare_patches(spec, weights, window, self.tile)
+
+
+def patch_window(spec: LayerSpec) -> windows.Window | Refusal:
+    """The window that an image is cut into, its layouts chosen."""
+    window = epilogue_refusal(spec) or windows.find_window(spec)
+    if isinstance(window, Refusal):
+        return window
+    return patches.patches_refusal(spec, window) or window
+
+
 def convolution_product(spec: LayerSpec) -> Product | Refusal:
     """The product that a 1x1 convolution is, its layouts chosen."""
     kind, weight = spec.kind, spec.inputs[1]
@@ -180,6 +229,9 @@ def convolution_window(spec: LayerSpec) -> windows.Window | Refusal:
     assert isinstance(kind, Convolution)
     if _is_pointwise(kind, spec.inputs[1].shape):
         return Refusal("a matrix product")
+    x = spec.inputs[0]
+    if x.rank > 1 and x.strides[1] != 1 and x.shape[1] > 1:
+        return Refusal("channels are not innermost")
     return epilogue_refusal(spec) or windows.find_window(spec)
 
 
@@ -200,11 +252,19 @@ def _window(tile: Tile, is_box: bool) -> type[Tactic]:
     })
 
 
+def _patches(tile: Tile) -> type[Tactic]:
+    return type(f"Patches{tile.name}", (PatchConvolution,), {
+        "__module__": __name__, "__doc__": f"Tile {tile.name} of patches.",
+        "name": f"convolution.triton.patches_{tile.name}", "tile": tile,
+    })
+
+
 globals().update({
     cls.__name__: cls for cls in (
         *(_product(tile, through_maps=True) for tile in MAP_TILES),
         *(_product(tile, through_maps=False) for tile in POINTER_TILES),
         *(_window(tile, is_box=True) for tile in BOX_TILES),
         *(_window(tile, is_box=False) for tile in GATHER_TILES),
+        *(_patches(tile) for tile in PATCH_TILES),
     )
 })
