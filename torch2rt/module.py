@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from torch2rt.backends.buffer import VECTOR_BYTES
 from torch2rt.calls.pytree import CallSpec, OutputSpec
 from torch2rt.engine.engine import Engine, Runnable
 from torch2rt.engine.exact import run_tensors
@@ -97,6 +98,8 @@ class RTModule(nn.Module):
             for spec, dtype in zip(runnable.output_specs, self._output_dtypes, strict=True)
         ]
         stream = torch.cuda.current_stream(self._device).cuda_stream
+        if any(tensor.data_ptr() % VECTOR_BYTES for tensor in tensors):
+            tensors = [t.clone() if t.data_ptr() % VECTOR_BYTES else t for t in tensors]
         runnable.run([t.data_ptr() for t in tensors], [t.data_ptr() for t in outputs], stream)
         return outputs
 

@@ -12,6 +12,10 @@ import numpy as np
 from torch2rt.backends.spec import TensorSpec
 from torch2rt.network.dtype import Array
 
+# Kernels of a GPU load vectors of so many bytes: memory of the caller that starts elsewhere, such
+# as part of a batch, is copied first.
+VECTOR_BYTES = 16
+
 _from_buffer: Callable[[Any], ctypes.c_char] = ctypes.c_char.from_buffer
 
 

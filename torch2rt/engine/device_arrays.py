@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import cupy
 import numpy as np
 
+from torch2rt.backends.buffer import VECTOR_BYTES
 from torch2rt.errors import InputError
 from torch2rt.network.dtype import Array
 
@@ -37,7 +38,7 @@ def run_on_device(engine: Engine, inputs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _accept(binding: Binding, inputs: Mapping[str, Any]) -> Any:
-    """The input as a contiguous CuPy array of the binding's dtype."""
+    """The input as a contiguous, aligned CuPy array of the binding's dtype."""
     value = inputs.get(binding.name)
     if value is None:
         raise InputError(
@@ -50,7 +51,8 @@ def _accept(binding: Binding, inputs: Mapping[str, Any]) -> Any:
             name=binding.name, reason="wrong dtype", expected=binding.type.dtype.value,
             got=array.dtype, remedy=f"Convert it: array.astype({binding.type.dtype.numpy}).",
         )
-    return cupy.ascontiguousarray(array)
+    array = cupy.ascontiguousarray(array)
+    return array.copy() if array.data.ptr % VECTOR_BYTES else array
 
 
 def _to_device(binding: Binding, value: Any) -> Any:

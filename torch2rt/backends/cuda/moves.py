@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from torch2rt.backends.buffer import VECTOR_BYTES
 from torch2rt.backends.cuda.constants import operand
 from torch2rt.backends.cuda.cpp import cpp_kernel
 from torch2rt.backends.cuda.device import current_device
@@ -28,7 +29,6 @@ from torch2rt.kernels.cuda import transpose as transpose_kernel
 from torch2rt.kernels.cuda.strided import Axis, count, merge_axes
 from torch2rt.network.dtype import Array, DType
 
-VECTOR_BYTES = 16
 _MAX_PARTS = 8  # copies in one launch
 _MAX_SPAN = 2**31 - 2**16
 _SMALLEST_TILED = 8  # shorter axes than this are not worth a tile

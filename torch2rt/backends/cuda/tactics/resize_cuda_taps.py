@@ -7,11 +7,11 @@ from typing import ClassVar
 
 import numpy as np
 
+from torch2rt.backends.buffer import VECTOR_BYTES
 from torch2rt.backends.cuda.constants import operand
 from torch2rt.backends.cuda.device import Memory, current_device
 from torch2rt.backends.cuda.launch import I32, Argument, KernelPrepared, Out, Packed
 from torch2rt.backends.cuda.moves import (
-    VECTOR_BYTES,
     Move,
     axis_arguments,
     flat_launch,

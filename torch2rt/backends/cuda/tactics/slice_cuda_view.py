@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from torch2rt.backends.cuda.moves import VECTOR_BYTES, same_layouts
+from torch2rt.backends.buffer import VECTOR_BYTES
+from torch2rt.backends.cuda.moves import same_layouts
 from torch2rt.backends.kinds import concrete, kind_of
 from torch2rt.backends.spec import LayerSpec, LayoutChoice
 from torch2rt.backends.tactic import Prepared, Refusal, Tactic, Unprepared, View, Weights
