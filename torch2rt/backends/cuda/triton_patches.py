@@ -73,7 +73,9 @@ def prepare_patches(spec: LayerSpec, weights: Weights, window: Window, tile: Til
     rows = [*window.row_strides, *[0] * MAX_EXTRAS]
     sizes = {
         "m": window.pixels, "k": k, "depth": depth, "pitch": pitch, "pixels": p * q,
-        "columns_out": q, "x_image": x_image, "x_channel": x_channel, "x_row": x_row,
+        "columns_out": q, "x_image": x_image,
+        # With channels last, k has no axis of channels; 0 tells the compiler so.
+        "x_channel": 0 if is_last else x_channel, "x_row": x_row,
         "row_step": x_row * window.stride[0], "column_step": x_column * window.stride[1],
         "y_row": rows[0], "e1_row": rows[1], "e2_row": rows[2], "e3_row": rows[3],
     }
