@@ -64,7 +64,10 @@ class Plan:
         self._handle = handle_of(current_gpu())
         self._graph: Any = cudnn().pygraph()
         try:
-            self._graph.deserialize(self._handle, list(data))
+            with EXECUTING:
+                # The stream of the last plan may be gone, and cuDNN looks at it here.
+                cudnn().set_stream(self._handle, 0)
+                self._graph.deserialize(self._handle, list(data))
         except failures() as error:
             raise Unprepared(
                 f"cuDNN {cudnn().backend_version()} does not load the plan, which another version "
