@@ -3,8 +3,9 @@
 Idea: one thread makes a small tile of outputs for a few neighbouring channels (CHANNELS_LAST) or
 one output (PLAIN). The rows of the tile's inputs are loaded once each and combined along the row
 first, so that windows that overlap share loads and comparisons. 16-bit maxima stay packed in
-pairs. Grid: one thread per tile. Moves: the input once from memory (what tiles share comes from
-the caches), the output once. All architectures; windows of any size, up to three spatial axes.
+pairs; a maximum reads the nearest element instead of padding: it is in the window too. Grid: one
+thread per tile. Moves: the input once from memory (what tiles share comes from the caches), the
+output once. All architectures; windows of any size, up to three spatial axes.
 """
 
 from __future__ import annotations
@@ -30,9 +31,15 @@ struct Lanes {
         for (int j = 0; j < V; j++) r.v[j] = @IDENTITY@;
         return r;
     }
-    static T2R_MEMBER Lanes load(const X* address) {
+    // What is at an address, or the identity. Zero bits are the number 0 in every type.
+    static T2R_MEMBER Lanes load(const X* address, bool is_inside) {
+        Vec<X, V> stored;
+        memset(&stored, 0, sizeof(stored));
+        if (is_inside) stored = load_vec<X, V>(address);
         Lanes r;
-        load_values<A, X, V>(r.v, address);
+#pragma unroll
+        for (int j = 0; j < V; j++)
+            r.v[j] = IS_SUM || is_inside ? (A)widened(stored[j]) : @IDENTITY@;
         return r;
     }
     T2R_MEMBER void add(const Lanes& other) {
@@ -64,9 +71,9 @@ struct Lanes {
         for (int j = 0; j < V / 2; j++) r.v[j] = @LOWEST@u;
         return r;
     }
-    static T2R_MEMBER Lanes load(const X* address) {
-        Lanes r;
-        r.v = load_vec<u32, V / 2>(address);
+    static T2R_MEMBER Lanes load(const X* address, bool is_inside) {
+        Lanes r = identity();
+        if (is_inside) r.v = load_vec<u32, V / 2>(address);
         return r;
     }
     T2R_MEMBER void add(const Lanes& other) {
@@ -80,6 +87,13 @@ struct Lanes {
 };
 """
 
+_NEAREST = r"""
+// The coordinate, or the last one inside if it is outside and outside counts as that.
+T2R_DEVICE INDEX nearest(int i, int size) {
+    return (INDEX)(IS_CLAMPED ? min(max(i, 0), size - 1) : i);
+}
+"""
+
 # Of the window in the walk's three spatial axes, TH x TW outputs share ROWS x COLUMNS inputs.
 _WINDOW = r"""
     Lanes sums[TH][TW];
@@ -90,21 +104,20 @@ _WINDOW = r"""
     const int z0 = (int)od * SD - PD, y0 = (int)oh * SH - PH, x0 = (int)ow * SW - PW;
 #pragma unroll UNROLL
     for (int kd = 0; kd < KD; kd++) {
-        const int z = z0 + kd * DD;
-        if ((unsigned)z >= (unsigned)ID) continue;
 #pragma unroll UNROLL
         for (int row = 0; row < ROWS; row += ROW_STEP) {
-            const int yy = y0 + row;
-            if ((unsigned)yy >= (unsigned)IH) continue;
-            const X* line = x + (base + (INDEX)z * XD + (INDEX)yy * XH);
+            const int z = z0 + kd * DD, yy = y0 + row;
+            const bool has_row = (unsigned)z < (unsigned)ID && (unsigned)yy < (unsigned)IH;
+            const X* line = x + (base + nearest(z, ID) * XD + nearest(yy, IH) * XH);
             Lanes across[TW];
 #pragma unroll
             for (int b = 0; b < TW; b++) across[b] = Lanes::identity();
 #pragma unroll UNROLL
             for (int column = 0; column < COLUMNS; column += COLUMN_STEP) {
                 const int xx = x0 + column;
-                Lanes value = Lanes::identity();
-                if ((unsigned)xx < (unsigned)IW) value = Lanes::load(line + (INDEX)xx * XW);
+                const Lanes value = Lanes::load(
+                    line + nearest(xx, IW) * XW,
+                    IS_CLAMPED || (has_row && (unsigned)xx < (unsigned)IW));
 #pragma unroll
                 for (int b = 0; b < TW; b++)
                     if (column >= b * SW && column - b * SW < SPAN_W) across[b].add(value);
@@ -129,7 +142,7 @@ _ADAPTIVE = r"""
             const X* line = x + (base + (INDEX)z * XD + (INDEX)yy * XH);
 #pragma unroll 4
             for (int xx = x0; xx < x1; xx++)
-                sums[0][0].add(Lanes::load(line + (INDEX)xx * XW));
+                sums[0][0].add(Lanes::load(line + (INDEX)xx * XW, true));
         }
 """
 
@@ -217,6 +230,7 @@ def pool_source(problem: PoolProblem) -> str:
     extras = problem.epilogue.parameters()
     return "".join([
         PRELUDE, VALUES, _definitions(problem), _lanes(problem),
+        _NEAREST if problem.window is not None else "",
         problem.epilogue.function(problem.accumulator),
         f'extern "C" __global__ void __launch_bounds__({THREADS})\n'
         f"pool(const X* x, Y* y{extras}, u64 tiles) {{\n"
@@ -236,7 +250,8 @@ def _definitions(problem: PoolProblem) -> str:
     strides = dict(zip(("XN", "XC", "XD", "XH", "XW"), problem.x_strides, strict=True))
     text = (f"typedef {problem.x_type} X;\ntypedef {problem.y_type} Y;\n"
             f"typedef {problem.accumulator} A;\ntypedef {problem.index} INDEX;\n")
-    text += str(constants(ID=d, IH=h, IW=w, OD=od, OH=oh, OW=ow, TH=th, TW=tw, V=problem.vector))
+    text += str(constants(IS_SUM=int(problem.mode == "mean"), ID=d, IH=h, IW=w, OD=od, OH=oh,
+                          OW=ow, TH=th, TW=tw, V=problem.vector))
     text += "".join(f"constexpr INDEX {name} = {value};\n" for name, value in strides.items())
     window = problem.window
     if window is None:
@@ -248,6 +263,7 @@ def _definitions(problem: PoolProblem) -> str:
         SPAN_H=(kh - 1) * dh + 1, SPAN_W=(kw - 1) * dw + 1,
         ROWS=(th - 1) * sh + (kh - 1) * dh + 1, COLUMNS=(tw - 1) * sw + (kw - 1) * dw + 1,
         ROW_STEP=dh if th == 1 else 1, COLUMN_STEP=dw if tw == 1 else 1,
+        IS_CLAMPED=int(problem.mode == "max" and _meets_input(problem, window)),
         UNROLL=64 if window.loads <= UNROLLED_LOADS else 1,
     ))
 
@@ -311,6 +327,19 @@ def _store(problem: PoolProblem) -> str:
     apply = str(problem.epilogue.apply("value", offsets, width))
     text = _STORE.replace("@DIVIDE@", divide).replace("@Y@", offset(problem.y_strides))
     return text.replace("@RESULT@", result).replace("@EPILOGUE@", apply)
+
+
+def _meets_input(problem: PoolProblem, window: Window) -> bool:
+    """Whether every window has an element inside, and so the nearest one to each outside."""
+    if window.dilation != (1, 1, 1):
+        return False
+    return all(
+        before < kernel and (out - 1) * stride - before < size
+        for before, kernel, out, stride, size in zip(
+            window.before, window.kernel, problem.out_sizes, window.stride, problem.sizes,
+            strict=True,
+        )
+    )
 
 
 def _has_edges(problem: PoolProblem, window: Window) -> bool:

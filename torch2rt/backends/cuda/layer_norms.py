@@ -7,7 +7,7 @@ import math
 from torch2rt.backends.cuda.constants import operand
 from torch2rt.backends.cuda.cpp import cpp_kernel
 from torch2rt.backends.cuda.device import current_device
-from torch2rt.backends.cuda.launch import I64, In, KernelPrepared, Launch, Out
+from torch2rt.backends.cuda.launch import I64, KernelPrepared, Launch, Out
 from torch2rt.backends.cuda.walks import accumulator_type, epilogue_refusal, first_overwritten
 from torch2rt.backends.spec import LayerSpec, TensorSpec
 from torch2rt.backends.tactic import Prepared, Refusal, Unprepared, Weights
@@ -89,10 +89,8 @@ def prepare_layer_norm(
     blocks = -(-count(rows) // (threads // lanes))
     if problem.keeps_affine:
         blocks = min(blocks, current_device().multiprocessors * max(1, _STAYING // threads))
-    arguments = [
-        In(0), Out(0), *(operand(spec, weights, i) for i in range(1, len(spec.inputs))),
-        I64(count(rows)),
-    ]
+    given = [operand(spec, weights, i) for i in range(len(spec.inputs))]
+    arguments = [given[0], Out(0), *given[1:], I64(count(rows))]
     return KernelPrepared(
         [Launch(kernel, (blocks, 1, 1), (threads, 1, 1), arguments, overlaps=True)],
         may_overwrite=first_overwritten(spec),

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from torch2rt.backends.cuda.constants import operand
 from torch2rt.backends.cuda.cpp import cpp_kernel
-from torch2rt.backends.cuda.launch import I64, In, KernelPrepared, Launch, Out
+from torch2rt.backends.cuda.launch import I64, KernelPrepared, Launch, Out
 from torch2rt.backends.cuda.walks import (
     accumulator_type,
     extra_arguments,
@@ -55,7 +56,7 @@ def prepare_pool(spec: LayerSpec, weights: Weights, problem: PoolProblem) -> Pre
     """One launch."""
     tiles = problem.tiles(spec.inputs[0].shape[0])
     kernel = cpp_kernel(weights, "pool", pool_source(problem))
-    arguments = [In(0), Out(0), *extra_arguments(spec, weights), I64(tiles)]
+    arguments = [operand(spec, weights, 0), Out(0), *extra_arguments(spec, weights), I64(tiles)]
     return KernelPrepared([
         Launch(kernel, (-(-tiles // THREADS), 1, 1), (THREADS, 1, 1), arguments, overlaps=True)
     ])

@@ -37,17 +37,21 @@ def epilogue_refusal(spec: LayerSpec) -> Refusal | None:
     return Refusal(f"C++ has no {missing}") if missing is not None else None
 
 
-def same_layout_choices(spec: LayerSpec) -> Sequence[LayoutChoice]:
-    """Images in CHANNELS_LAST, constants and all else in PLAIN; or everything in PLAIN."""
+def image_choice(spec: LayerSpec) -> LayoutChoice:
+    """Images of four or five axes in CHANNELS_LAST, constants and all else in PLAIN."""
 
     def fitting(tensor: TensorSpec, constant: str | None = None) -> Layout:
         is_image = tensor.rank in (4, 5) and constant is None
         return Layout.CHANNELS_LAST if is_image else Layout.PLAIN
 
-    image = LayoutChoice(
+    return LayoutChoice(
         tuple(map(fitting, spec.inputs, spec.constants)), tuple(map(fitting, spec.outputs))
     )
-    plain = plain_choice(spec)
+
+
+def image_or_plain_choices(spec: LayerSpec) -> Sequence[LayoutChoice]:
+    """For layers whose tensors of four axes need not be images: both."""
+    image, plain = image_choice(spec), plain_choice(spec)
     return [plain] if image == plain else [image, plain]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from torch2rt.backends.cuda.pools import pool_problem, prepare_pool
-from torch2rt.backends.cuda.walks import epilogue_refusal, same_layout_choices
+from torch2rt.backends.cuda.walks import epilogue_refusal, image_choice
 from torch2rt.backends.spec import LayerSpec, LayoutChoice
 from torch2rt.backends.tactic import Prepared, Refusal, Tactic, Unprepared, Weights
 from torch2rt.layers.adaptive_pool import AdaptivePool
@@ -25,8 +25,8 @@ class DirectAdaptivePool(Tactic):
         return epilogue_refusal(spec)
 
     def layouts(self, spec: LayerSpec) -> Sequence[LayoutChoice]:
-        """The same on both sides."""
-        return same_layout_choices(spec)
+        """Channels innermost in images."""
+        return [image_choice(spec)]
 
     def takes_pitch(self, spec: LayerSpec) -> bool:
         """Always: strides are constants of the source."""

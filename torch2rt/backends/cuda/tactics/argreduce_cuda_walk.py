@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+from torch2rt.backends.cuda.constants import operand
 from torch2rt.backends.cuda.cpp import cpp_kernel
 from torch2rt.backends.cuda.device import current_device
-from torch2rt.backends.cuda.launch import I64, In, KernelPrepared, Launch, Out
+from torch2rt.backends.cuda.launch import I64, KernelPrepared, Launch, Out
 from torch2rt.backends.cuda.walks import (
     accumulator_type,
     epilogue_refusal,
+    image_or_plain_choices,
     kept_walk,
-    same_layout_choices,
 )
 from torch2rt.backends.spec import LayerSpec, LayoutChoice
 from torch2rt.backends.tactic import Prepared, Refusal, Tactic, Unprepared, Weights
@@ -39,7 +40,7 @@ class WalkArgReduce(Tactic):
 
     def layouts(self, spec: LayerSpec) -> Sequence[LayoutChoice]:
         """Images of four or five axes in both layouts."""
-        return same_layout_choices(spec)
+        return image_or_plain_choices(spec)
 
     def takes_pitch(self, spec: LayerSpec) -> bool:
         """Always: strides are constants of the source."""
@@ -52,7 +53,7 @@ class WalkArgReduce(Tactic):
         outputs = count(problem.outputs)
         blocks = -(-outputs // (problem.threads // problem.lanes))
         return KernelPrepared([Launch(
-            kernel, (blocks, 1, 1), (problem.threads, 1, 1), [In(0), Out(0), I64(outputs)],
+            kernel, (blocks, 1, 1), (problem.threads, 1, 1), [operand(spec, weights, 0), Out(0), I64(outputs)],
             overlaps=True,
         )])
 

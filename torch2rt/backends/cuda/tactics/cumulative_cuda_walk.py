@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+from torch2rt.backends.cuda.constants import operand
 from torch2rt.backends.cuda.cpp import cpp_kernel
-from torch2rt.backends.cuda.launch import I64, In, KernelPrepared, Launch, Out
+from torch2rt.backends.cuda.launch import I64, KernelPrepared, Launch, Out
 from torch2rt.backends.cuda.walks import (
     accumulator_type,
     epilogue_refusal,
-    same_layout_choices,
+    image_or_plain_choices,
     walk,
 )
 from torch2rt.backends.spec import LayerSpec, LayoutChoice
@@ -36,7 +37,7 @@ class WalkCumulative(Tactic):
 
     def layouts(self, spec: LayerSpec) -> Sequence[LayoutChoice]:
         """Images of four or five axes in both layouts."""
-        return same_layout_choices(spec)
+        return image_or_plain_choices(spec)
 
     def takes_pitch(self, spec: LayerSpec) -> bool:
         """Always: strides are constants of the source."""
@@ -49,7 +50,7 @@ class WalkCumulative(Tactic):
         rows = count(problem.rows)
         blocks = -(-rows // THREADS) if problem.is_sequential else rows
         return KernelPrepared([Launch(
-            kernel, (blocks, 1, 1), (THREADS, 1, 1), [In(0), Out(0), I64(rows)], overlaps=True,
+            kernel, (blocks, 1, 1), (THREADS, 1, 1), [operand(spec, weights, 0), Out(0), I64(rows)], overlaps=True,
         )])
 
 

@@ -8,13 +8,13 @@ from typing import ClassVar
 from torch2rt.backends.cuda.constants import operand
 from torch2rt.backends.cuda.cpp import cpp_kernel
 from torch2rt.backends.cuda.device import current_device
-from torch2rt.backends.cuda.launch import I32, I64, In, KernelPrepared, Launch, Out, Work
+from torch2rt.backends.cuda.launch import I32, I64, KernelPrepared, Launch, Out, Work
 from torch2rt.backends.cuda.walks import (
     accumulator_type,
     epilogue_refusal,
     first_overwritten,
+    image_choice,
     itemsize_bytes,
-    same_layout_choices,
 )
 from torch2rt.backends.spec import LayerSpec, LayoutChoice
 from torch2rt.backends.tactic import Prepared, Refusal, Tactic, Unprepared, Weights
@@ -51,8 +51,8 @@ class WalkGroupNorm(Tactic):
         return epilogue_refusal(spec)
 
     def layouts(self, spec: LayerSpec) -> Sequence[LayoutChoice]:
-        """Images of four or five axes in both layouts."""
-        return same_layout_choices(spec)
+        """Channels innermost in images."""
+        return [image_choice(spec)]
 
     def takes_pitch(self, spec: LayerSpec) -> bool:
         """Whenever scale and shift are dense."""
@@ -74,11 +74,11 @@ class WalkGroupNorm(Tactic):
         per_block = FINISH_THREADS // 32
         return KernelPrepared(
             [
-                Launch(statistics, grid, (across, down, 1), [In(0), partial], overlaps=True),
+                Launch(statistics, grid, (across, down, 1), [operand(spec, weights, 0), partial], overlaps=True),
                 Launch(finish, (-(-groups // per_block), 1, 1), (FINISH_THREADS, 1, 1),
                        [partial, Work(), *affine, I32(groups)], overlaps=True),
                 Launch(apply, (-(-problem.vectors // APPLY_THREADS), 1, 1), (APPLY_THREADS, 1, 1),
-                       [In(0), Out(0), Work(), I64(problem.vectors)], overlaps=True),
+                       [operand(spec, weights, 0), Out(0), Work(), I64(problem.vectors)], overlaps=True),
             ],
             workspace_bytes=partial.offset_bytes + factors * problem.splits,
             may_overwrite=first_overwritten(spec),

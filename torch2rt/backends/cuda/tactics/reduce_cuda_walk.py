@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+from torch2rt.backends.cuda.constants import operand
 from torch2rt.backends.cuda.cpp import cpp_kernel
 from torch2rt.backends.cuda.device import current_device
-from torch2rt.backends.cuda.launch import I32, I64, In, KernelPrepared, Launch, Out, Work
+from torch2rt.backends.cuda.launch import I32, I64, KernelPrepared, Launch, Out, Work
 from torch2rt.backends.cuda.reductions import reduce_problem
 from torch2rt.backends.cuda.walks import (
     epilogue_refusal,
     extra_arguments,
+    image_or_plain_choices,
     itemsize_bytes,
-    same_layout_choices,
 )
 from torch2rt.backends.spec import LayerSpec, LayoutChoice
 from torch2rt.backends.tactic import Prepared, Refusal, Tactic, Unprepared, Weights
@@ -35,7 +36,7 @@ class WalkReduce(Tactic):
 
     def layouts(self, spec: LayerSpec) -> Sequence[LayoutChoice]:
         """Images of four or five axes in both layouts."""
-        return same_layout_choices(spec)
+        return image_or_plain_choices(spec)
 
     def takes_pitch(self, spec: LayerSpec) -> bool:
         """Always: strides are constants of the source."""
@@ -51,7 +52,7 @@ class WalkReduce(Tactic):
         kernel = cpp_kernel(weights, "reduce", reduce_source(problem))
         outputs = I64(problem.outputs)
         if problem.splits == 1:
-            arguments = [In(0), Out(0), *extras, outputs]
+            arguments = [operand(spec, weights, 0), Out(0), *extras, outputs]
             return KernelPrepared([
                 Launch(kernel, problem.blocks, problem.threads, arguments, overlaps=True)
             ])
@@ -59,7 +60,7 @@ class WalkReduce(Tactic):
         blocks = -(-problem.outputs // (FINISH_THREADS // 32))
         return KernelPrepared(
             [
-                Launch(kernel, problem.blocks, problem.threads, [In(0), Work(), outputs],
+                Launch(kernel, problem.blocks, problem.threads, [operand(spec, weights, 0), Work(), outputs],
                        overlaps=True),
                 Launch(finish, (blocks, 1, 1), (FINISH_THREADS, 1, 1),
                        [Work(), Out(0), *extras, outputs, I32(problem.splits)], overlaps=True),

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+from torch2rt.backends.cuda.constants import operand
 from torch2rt.backends.cuda.cpp import cpp_kernel
 from torch2rt.backends.cuda.device import current_device
-from torch2rt.backends.cuda.launch import I64, In, KernelPrepared, Launch, Out
+from torch2rt.backends.cuda.launch import I64, KernelPrepared, Launch, Out
 from torch2rt.backends.cuda.walks import (
     accumulator_type,
     epilogue_refusal,
     first_overwritten,
-    same_layout_choices,
+    image_or_plain_choices,
     walk,
 )
 from torch2rt.backends.spec import LayerSpec, LayoutChoice
@@ -41,7 +42,7 @@ class WalkSoftmax(Tactic):
 
     def layouts(self, spec: LayerSpec) -> Sequence[LayoutChoice]:
         """Images of four or five axes in both layouts."""
-        return same_layout_choices(spec)
+        return image_or_plain_choices(spec)
 
     def takes_pitch(self, spec: LayerSpec) -> bool:
         """Always: strides are constants of the source."""
@@ -59,7 +60,7 @@ class WalkSoftmax(Tactic):
             block = (*problem.lanes, 1)
             blocks = -(-others // (problem.lanes[0] * problem.vector))
         launch = Launch(
-            kernel, (blocks, 1, 1), block, [In(0), Out(0), I64(others)], overlaps=True
+            kernel, (blocks, 1, 1), block, [operand(spec, weights, 0), Out(0), I64(others)], overlaps=True
         )
         return KernelPrepared([launch], may_overwrite=first_overwritten(spec))
 
