@@ -53,8 +53,8 @@ class WalkArgReduce(Tactic):
         outputs = count(problem.outputs)
         blocks = -(-outputs // (problem.threads // problem.lanes))
         return KernelPrepared([Launch(
-            kernel, (blocks, 1, 1), (problem.threads, 1, 1), [operand(spec, weights, 0), Out(0), I64(outputs)],
-            overlaps=True,
+            kernel, (blocks, 1, 1), (problem.threads, 1, 1),
+            [operand(spec, weights, 0), Out(0), I64(outputs)], overlaps=True,
         )])
 
 

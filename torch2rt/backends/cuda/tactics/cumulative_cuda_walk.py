@@ -50,7 +50,8 @@ class WalkCumulative(Tactic):
         rows = count(problem.rows)
         blocks = -(-rows // THREADS) if problem.is_sequential else rows
         return KernelPrepared([Launch(
-            kernel, (blocks, 1, 1), (THREADS, 1, 1), [operand(spec, weights, 0), Out(0), I64(rows)], overlaps=True,
+            kernel, (blocks, 1, 1), (THREADS, 1, 1),
+            [operand(spec, weights, 0), Out(0), I64(rows)], overlaps=True,
         )])
 
 

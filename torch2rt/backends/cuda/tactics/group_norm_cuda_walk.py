@@ -66,7 +66,7 @@ class WalkGroupNorm(Tactic):
         factors = 2 * problem.batch * channels * item
         partial = Work(-(-factors // 256) * 256)
         groups = problem.batch * problem.groups
-        affine = [operand(spec, weights, i) for i in range(1, len(spec.inputs))]
+        x, *affine = [operand(spec, weights, i) for i in range(len(spec.inputs))]
         statistics = cpp_kernel(weights, "group_statistics", statistics_source(problem))
         finish = cpp_kernel(weights, "group_finish", finish_source(problem))
         apply = cpp_kernel(weights, "group_apply", apply_source(problem))
@@ -74,11 +74,11 @@ class WalkGroupNorm(Tactic):
         per_block = FINISH_THREADS // 32
         return KernelPrepared(
             [
-                Launch(statistics, grid, (across, down, 1), [operand(spec, weights, 0), partial], overlaps=True),
+                Launch(statistics, grid, (across, down, 1), [x, partial], overlaps=True),
                 Launch(finish, (-(-groups // per_block), 1, 1), (FINISH_THREADS, 1, 1),
                        [partial, Work(), *affine, I32(groups)], overlaps=True),
                 Launch(apply, (-(-problem.vectors // APPLY_THREADS), 1, 1), (APPLY_THREADS, 1, 1),
-                       [operand(spec, weights, 0), Out(0), Work(), I64(problem.vectors)], overlaps=True),
+                       [x, Out(0), Work(), I64(problem.vectors)], overlaps=True),
             ],
             workspace_bytes=partial.offset_bytes + factors * problem.splits,
             may_overwrite=first_overwritten(spec),

@@ -51,8 +51,9 @@ class WalkReduce(Tactic):
         extras = extra_arguments(spec, weights)
         kernel = cpp_kernel(weights, "reduce", reduce_source(problem))
         outputs = I64(problem.outputs)
+        x = operand(spec, weights, 0)
         if problem.splits == 1:
-            arguments = [operand(spec, weights, 0), Out(0), *extras, outputs]
+            arguments = [x, Out(0), *extras, outputs]
             return KernelPrepared([
                 Launch(kernel, problem.blocks, problem.threads, arguments, overlaps=True)
             ])
@@ -60,7 +61,7 @@ class WalkReduce(Tactic):
         blocks = -(-problem.outputs // (FINISH_THREADS // 32))
         return KernelPrepared(
             [
-                Launch(kernel, problem.blocks, problem.threads, [operand(spec, weights, 0), Work(), outputs],
+                Launch(kernel, problem.blocks, problem.threads, [x, Work(), outputs],
                        overlaps=True),
                 Launch(finish, (blocks, 1, 1), (FINISH_THREADS, 1, 1),
                        [Work(), Out(0), *extras, outputs, I32(problem.splits)], overlaps=True),

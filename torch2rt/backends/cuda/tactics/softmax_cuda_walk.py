@@ -59,9 +59,8 @@ class WalkSoftmax(Tactic):
         else:
             block = (*problem.lanes, 1)
             blocks = -(-others // (problem.lanes[0] * problem.vector))
-        launch = Launch(
-            kernel, (blocks, 1, 1), block, [operand(spec, weights, 0), Out(0), I64(others)], overlaps=True
-        )
+        arguments = [operand(spec, weights, 0), Out(0), I64(others)]
+        launch = Launch(kernel, (blocks, 1, 1), block, arguments, overlaps=True)
         return KernelPrepared([launch], may_overwrite=first_overwritten(spec))
 
 
