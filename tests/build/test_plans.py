@@ -1,11 +1,12 @@
 """Whole plans on a fake device: views in runs, streams, and what happens where tactics refuse."""
 
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from fake_backend import FakeBackend, Reference, allowed_order
+from fake_backend import Compile, FakeBackend, Reference, allowed_order
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_networks import networks
@@ -21,6 +22,7 @@ from torch2rt.layers.pointwise import Pointwise
 from torch2rt.layers.reshape import Reshape
 from torch2rt.layers.slice import Slice
 from torch2rt.layers.transpose import Transpose
+from torch2rt.network.dim import symbol
 from torch2rt.network.dtype import DType
 from torch2rt.network.network import Network
 from torch2rt.network.tensor import Tensor, TensorType
@@ -311,3 +313,47 @@ def test_without_time_everything_is_estimated_and_a_later_build_goes_on() -> Non
     count = len(backend.timed)
     assert build_engine(inception(), [{}], backend, cache, budget_s=0.0).plans[0].untuned == 0
     assert len(backend.timed) == count
+
+
+# ---- compiled kernels ---------------------------------------------------------------------------
+
+
+def compiling(folder: Path, workers: int = 1) -> FakeBackend:
+    return FakeBackend(
+        [Reference("any.fake.compiled", job=Compile(str(folder)), takes_plain=False)],
+        version="compiler 1", compile_workers=workers,
+    )
+
+
+def any_batch() -> Network:
+    network = Network()
+    x = network.add_input("x", TensorType((symbol("n"), 8, 4, 4), F32))
+    network.symbols["n"] = (1, 64)
+    network.add_output("y", _relu(network, _convolve(network, x, 4)))
+    return network
+
+
+def test_a_later_build_compiles_nothing_and_its_engine_holds_the_kernels(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    compiled = []
+    for _ in range(2):
+        cache = TimingCache(tmp_path / "cache" / "times.jsonl")
+        engine = build_engine(any_batch(), [{"n": 2}], compiling(runs), cache)
+        compiled.append(len(list(runs.iterdir())))
+        assert len(engine.weights.blobs) == len(engine.plans[0].steps)
+    assert compiled[0] == compiled[1] > 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_plan_on_demand_compiles_only_what_the_engine_lacks(
+    tmp_path: Path, workers: int
+) -> None:
+    backend = compiling(tmp_path, workers)
+    engine = build_engine(any_batch(), [{"n": 2}], backend, TimingCache())
+    before = len(list(tmp_path.iterdir()))
+    engine.run({"x": np.zeros((2, 8, 4, 4), np.float32)})
+    assert len(list(tmp_path.iterdir())) == before
+    engine.run({"x": np.zeros((3, 8, 4, 4), np.float32)})
+    assert len(list(tmp_path.iterdir())) == before + len(engine.plans[0].steps)
+    assert "steps untuned" in engine.describe()

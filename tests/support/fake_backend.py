@@ -7,10 +7,12 @@ arena starts as garbage, and every step fills its workspace with garbage.
 from __future__ import annotations
 
 import math
+import os
 import random
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,18 @@ from torch2rt.network.dtype import DType
 from torch2rt.network.layer import run_reference
 from torch2rt.network.tensor import TensorType
 from torch2rt.torch_values import constant_to_torch
+
+
+@dataclass(frozen=True)
+class Compile:
+    """A job that leaves a trace in a folder each time it runs."""
+
+    folder: str
+
+    def run(self) -> bytes:
+        Path(self.folder, f"{os.getpid()} {os.urandom(8).hex()}").touch()
+        return b"compiled"
+
 
 VIEWS = ("concat.cuda.view", "slice.cuda.view", "reshape.cuda.view", "transpose.cuda.view")
 
@@ -146,6 +160,7 @@ class FakeBackend(Backend):
     plan_times_us: dict[int, float] = field(default_factory=dict)
     seed: int = 0
     version: str = ""
+    compile_workers: int = 1
     timed: list[str] = field(default_factory=list)
     name = "cpu"
     device = "cpu"

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from torch2rt.build.blob_cache import BlobCache
+from torch2rt.build.compile_ahead import CompileAhead
 from torch2rt.build.measure import Measure
 from torch2rt.build.planner import make_plan
 from torch2rt.build.timing_cache import TimingCache
+from torch2rt.build.workers import WorkerPool
 from torch2rt.engine.plan import Plan
 
 if TYPE_CHECKING:
@@ -15,15 +18,27 @@ if TYPE_CHECKING:
 
 
 def plan_on_demand(engine: Engine, symbols: Mapping[str, int]) -> Plan:
-    """A plan from estimates and from the choices of the engine's tuned plans."""
-    cache = TimingCache()
-    measure = Measure(engine.backend, cache, engine.weights, is_quick=True,
+    """A plan from estimates and from the choices of the engine's tuned plans.
+
+    Kernels that the engine does not have yet are compiled in parallel.
+    """
+    backend, weights = engine.backend, engine.weights
+    blobs = BlobCache()
+    for key, blob in weights.blobs.items():
+        blobs.put(key, blob)
+    measure = Measure(backend, TimingCache(), weights, is_quick=True, blobs=blobs,
                       preferred=preferred_tactics(engine))
-    with engine.backend.building():
-        return make_plan(
-            engine.network, symbols, measure,
-            lambda option: engine.prepare(option.tactic.name, option.spec),
-        )
+    usual_source, weights.blob_source = weights.blob_source, blobs.fetch
+    try:
+        with WorkerPool(backend.compile_workers) as workers, backend.building():
+            if backend.compiler_version():
+                measure.compile_ahead = CompileAhead(backend, weights, blobs, workers)
+            return make_plan(
+                engine.network, symbols, measure,
+                lambda option: engine.prepare(option.tactic.name, option.spec),
+            )
+    finally:
+        weights.blob_source = usual_source
 
 
 def preferred_tactics(engine: Engine) -> dict[str, tuple[str, str]]:

@@ -281,6 +281,7 @@ class Engine:
             lines.append(
                 f"  plan for {shape}: {len(plan.steps)} steps, {len(plan.viewed)} views, arena "
                 f"{plan.arena_bytes / 1e6:.2f} MB (lower bound {plan.live_bytes / 1e6:.2f} MB)"
+                + (f", {plan.untuned} of the steps untuned" if plan.untuned else "")
             )
         return "\n".join(lines)
 
