@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from cuda_testing import BlobWeights, check_cuda_tactic, real_gpu
 from cuda_testing import testing_on as on_device
 from tactic_testing import make_spec
 
+import torch2rt
 from torch2rt.backends.backend import find_tactic
 from torch2rt.backends.buffer import Buffer
 from torch2rt.backends.cuda.cudnn.graph import planned_graph
@@ -190,6 +192,66 @@ def test_a_plan_is_loaded_by_a_process_without_torch_or_compilers(tmp_path: Path
     )
     got = torch.from_numpy(np.load(target).astype(np.float32)).movedim(-1, 1)
     assert (got - want).abs().max() / want.abs().max() < 2e-3
+
+
+def test_plans_come_and_go_and_so_do_streams() -> None:
+    """Hundreds of plans are loaded after streams that cuDNN ran on have been destroyed."""
+    backend = open_backend("cuda")
+    tactic, spec, arrays, _ = small()
+    made = BlobWeights(arrays)
+    with backend.building():
+        tactic.prepare(spec, made)
+    blocks = [backend.allocate(tensor.size_bytes) for tensor in (spec.inputs[0], spec.outputs[0])]
+    inputs = [Buffer(spec.inputs[0], backend.address(blocks[0]))] + [
+        Buffer(tensor, constant=name)
+        for tensor, name in zip(spec.inputs[1:], spec.constants[1:], strict=True)
+    ]
+    outputs = [Buffer(spec.outputs[0], backend.address(blocks[1]))]
+    kept: list[Any] = []
+    for turn in range(10):
+        stream = backend.new_stream()
+        runs = []
+        for _ in range(25):
+            with backend.building():
+                prepared = tactic.prepare(spec, BlobWeights(arrays, made.blobs))
+            work = backend.allocate(prepared.workspace_bytes + 256)
+            calls = prepared.bind(inputs, outputs, backend.address(work), stream)
+            runs.append((backend.plan_runner([calls], [0], [()]), work))
+        for run, _ in runs:
+            for _ in range(3):
+                run(stream.ptr)
+        stream.synchronize()
+        kept += runs[:: 7 + turn]
+        del runs, stream, calls, run, prepared
+        gc.collect()
+    assert kept
+
+
+class TwoConvolutions(torch.nn.Module):
+    """Enough to be run by cuDNN."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = torch.nn.Conv2d(16, channels, 3, padding=1)
+        self.second = torch.nn.Conv2d(channels, 16, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Two convolutions."""
+        return x + self.second(torch.relu(self.first(x)))
+
+
+def test_converting_after_an_engine_is_gone() -> None:
+    for channels in (64, 128, 96):
+        model = TwoConvolutions(channels).eval().cuda().half()
+        x = torch.randn(2, 16, 28, 28, device="cuda").half()
+        converted = torch2rt.convert(model, (x,), precision="fp16", progress=False)
+        with torch.no_grad():
+            for _ in range(4):
+                got, want = converted(x), model(x)
+        assert (got - want).abs().max() < 1e-2
+        del converted, model, got, want
+        gc.collect()
+        torch.cuda.synchronize()
 
 
 def test_a_plan_of_another_version_is_a_reason() -> None:

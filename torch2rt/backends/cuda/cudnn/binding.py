@@ -13,8 +13,8 @@ from torch2rt.backends.tactic import Unprepared
 # cuDNN and its package open these by name. Without cuBLASLt cuDNN aborts the process.
 _LIBRARIES = ("cudart", "nvrtc", "cublasLt", "cudnn")
 
-# A handle has one stream at a time: held from setting it until the plan is enqueued.
-EXECUTING = threading.Lock()
+# Handles are not for several threads at once, and have one stream at a time.
+USING_HANDLE = threading.RLock()
 
 
 @cache

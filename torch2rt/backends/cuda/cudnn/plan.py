@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch2rt.backends.cuda.cudnn.binding import (
-    EXECUTING,
+    USING_HANDLE,
     cudnn,
     current_gpu,
     failures,
@@ -62,23 +62,27 @@ class Plan:
 
     def __init__(self, data: bytes) -> None:
         self._handle = handle_of(current_gpu())
-        self._graph: Any = cudnn().pygraph()
-        try:
-            with EXECUTING:
-                # The stream of the last plan may be gone, and cuDNN looks at it here.
-                cudnn().set_stream(self._handle, 0)
+        with USING_HANDLE:
+            # A graph that is given no handle makes one of its own, and destroys it.
+            self._graph: Any = cudnn().pygraph(handle=self._handle)
+            try:
                 self._graph.deserialize(self._handle, list(data))
-        except failures() as error:
-            raise Unprepared(
-                f"cuDNN {cudnn().backend_version()} does not load the plan, which another version "
-                f"or another GPU made: {error}"
-            ) from error
+            except failures() as error:
+                raise Unprepared(
+                    f"cuDNN {cudnn().backend_version()} does not load the plan, which another "
+                    f"version or another GPU made: {error}"
+                ) from error
 
     def execute(self, addresses: Mapping[int, int], workspace: int, stream: int) -> None:
         """Enqueue it. ``addresses`` are by cuDNN's numbers of operands and output."""
-        with EXECUTING:
-            cudnn().set_stream(self._handle, stream)
-            self._graph.execute(addresses, workspace or None, self._handle)
+        module = cudnn()
+        with USING_HANDLE:
+            module.set_stream(self._handle, stream)
+            try:
+                self._graph.execute(addresses, workspace or None, self._handle)
+            finally:
+                # The handle outlives streams, and cuDNN asks the driver about the one it has.
+                module.set_stream(self._handle, 0)
 
 
 @dataclass(frozen=True, slots=True)
