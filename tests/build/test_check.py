@@ -1,0 +1,139 @@
+"""Candidates against the reference: what is right passes, and each way to be wrong is seen."""
+
+import re
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+import torch
+from fake_backend import FakeBackend, Reference, ReferencePrepared, raw, strided
+from tactic_testing import DictWeights, make_spec
+
+from torch2rt.backends.buffer import Buffer
+from torch2rt.backends.spec import LayerSpec
+from torch2rt.build.blob_cache import BlobCache
+from torch2rt.build.check import BOUNDS, Checker, error_bound
+from torch2rt.build.trial import Trial
+from torch2rt.errors import DeviceError
+from torch2rt.expression import parse_expression
+from torch2rt.layers.convolution import Convolution
+from torch2rt.layers.pointwise import Pointwise
+from torch2rt.network.dtype import DType
+
+ADD = Pointwise(parse_expression("add(i0,i1)"), DType.FLOAT32)
+CONVOLUTION = Convolution((1, 1), (0, 0), (0, 0), (1, 1), 1)
+
+
+class Careless(Reference):
+    """Clears its output before it reads: right, unless the output lies over an input."""
+
+    def prepare(self, spec, weights):
+        return _Careless(self, spec, weights)
+
+
+class _Careless(ReferencePrepared):
+    def _run(self, inputs: Sequence[Buffer], outputs: Sequence[Buffer], workspace: int) -> int:
+        strided(outputs[0])[...] = 0
+        return super()._run(inputs, outputs, workspace)
+
+
+class Spilling(Reference):
+    """Writes between the runs of its output too."""
+
+    def prepare(self, spec, weights):
+        return _Spilling(self, spec, weights)
+
+
+class _Spilling(ReferencePrepared):
+    def _run(self, inputs: Sequence[Buffer], outputs: Sequence[Buffer], workspace: int) -> int:
+        raw(outputs[0].address, outputs[0].spec.extent_bytes)[:] = 0
+        return super()._run(inputs, outputs, workspace)
+
+
+def _fail(result: np.ndarray) -> None:
+    raise DeviceError(device="fake", reason="status 700", remedy="None.")
+
+
+def spec_of(shape: tuple[int, ...] = (2, 8, 3, 3), dtype: torch.dtype = torch.float32) -> LayerSpec:
+    kind = Pointwise(ADD.expression, DType(str(dtype).removeprefix("torch.")))
+    return make_spec(kind, [torch.zeros(shape, dtype=dtype)] * 2)
+
+
+def verdict(spec: LayerSpec, tactic: Reference, **weights: torch.Tensor) -> str:
+    """Why a tactic is refused; empty if it is not."""
+    backend = FakeBackend([tactic], views=())
+    arrays = DictWeights({name: value.numpy() for name, value in weights.items()})
+    trial = Trial(backend, arrays, BlobCache(), Checker(backend))
+    ((_, reason),) = trial.run([(tactic, spec)])
+    assert (tactic.name in backend.timed) == (not reason)
+    return reason
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64, torch.int64])
+def test_the_reference_itself_is_right(dtype: torch.dtype) -> None:
+    assert verdict(spec_of(dtype=dtype), Reference("any.fake.right")) == ""
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda y: y.__setitem__((0, 0, 0, 0), y[0, 0, 0, 0] + 0.5), "of the largest value"),
+        (lambda y: np.multiply(y, 1.001, out=y), "of the norm"),
+        (lambda y: y.__setitem__((1, 7, 2, 2), np.nan), "NaN or infinity where"),
+        (_fail, r"fails while running \(status 700\)"),
+    ],
+)
+def test_wrong_values_are_seen(change: Callable[[np.ndarray], None], reason: str) -> None:
+    assert re.search(reason, verdict(spec_of(), Reference("any.fake.wrong", change=change)))
+
+
+def test_what_is_not_written_is_seen() -> None:
+    class Idle(Reference):
+        def prepare(self, spec, weights):
+            return _Idle(self, spec, weights)
+
+    class _Idle(ReferencePrepared):
+        def _run(self, inputs, outputs, workspace):
+            return 0
+
+    assert "NaN" in verdict(spec_of(), Idle("any.fake.idle"))
+
+
+def test_one_wrong_integer_is_seen() -> None:
+    wrong = Reference("any.fake.wrong", change=lambda y: y.__setitem__((0, 0, 0, 0), 7))
+    assert "values differ" in verdict(spec_of(dtype=torch.int64), wrong)
+
+
+def test_an_output_over_an_input_is_checked_too() -> None:
+    assert "over input 0: error" in verdict(spec_of(), Careless("any.fake.careless"))
+    assert verdict(spec_of(), Careless("any.fake.careful", overwrites=False)) == ""
+
+
+def test_writing_between_runs_is_seen() -> None:
+    spec = spec_of((2, 8))
+    pitched = LayerSpec(
+        spec.name, spec.where, spec.kind, None, spec.inputs,
+        (spec.outputs[0].with_pitch(8, 24),), spec.constants,
+    )
+    assert verdict(pitched, Reference("any.fake.right")) == ""
+    assert "between the runs" in verdict(pitched, Spilling("any.fake.spilling"))
+    assert verdict(spec, Spilling("any.fake.spilling", overwrites=False)) == ""
+
+
+def test_results_beyond_float16_are_brought_into_its_range() -> None:
+    weight = torch.full((4, 64, 1, 1), 3000.0).half()
+    spec = make_spec(CONVOLUTION, [torch.zeros(1, 64, 2, 2).half(), weight], constants=[1])
+    assert verdict(spec, Reference("any.fake.right"), c1=weight) == ""
+    wrong = Reference("any.fake.wrong", change=lambda y: np.multiply(y, 1.01, out=y))
+    assert "error" in verdict(spec, wrong, c1=weight)
+
+
+def test_bounds_are_those_of_the_coarsest_dtype() -> None:
+    assert error_bound(spec_of(dtype=torch.float16)) == BOUNDS[DType.FLOAT16]
+    assert error_bound(spec_of(dtype=torch.bfloat16)) == BOUNDS[DType.BFLOAT16]
+    assert error_bound(spec_of()) == BOUNDS[DType.FLOAT32]
+    assert error_bound(spec_of(dtype=torch.int64)) == 0.0
+    exact = make_spec(CONVOLUTION, [torch.zeros(1, 4, 2, 2), torch.zeros(4, 4, 1, 1)])
+    loose = Convolution((1, 1), (0, 0), (0, 0), (1, 1), 1, tf32=True)
+    tf32 = make_spec(loose, [torch.zeros(1, 4, 2, 2), torch.zeros(4, 4, 1, 1)])
+    assert error_bound(exact) < error_bound(tf32) == BOUNDS[DType.FLOAT16]
