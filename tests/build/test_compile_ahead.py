@@ -123,6 +123,16 @@ def test_a_job_that_fails_loses_only_its_candidate(ahead, folder, text, reason, 
     assert ("cannot be made" in caplog.text) == (text == "fail")
 
 
+@pytest.mark.parametrize(("text", "count"), [("refuse", 1), ("fail", 2)])
+def test_refusals_are_kept_on_disk_and_breakdowns_are_not(ahead, folder, text, count):
+    for _ in range(2):
+        ahead.blobs = BlobCache(ahead.blobs.folder, "v1")
+        ahead.run([(Needs(folder, text), None)])
+        with pytest.raises(Unprepared):
+            ahead.blobs.fetch(text, Work(text, folder))
+    assert runs(folder, text) == count
+
+
 def test_a_worker_that_dies_loses_only_its_job(folder, tmp_path):
     with WorkerPool(2) as workers:
         ahead = CompileAhead(BACKEND, Source(), BlobCache(), workers)
@@ -145,7 +155,7 @@ def test_a_job_that_hangs_is_given_up(folder):
 # ---- the cache ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("damage", [b"", b"short", b"torch2rt blob 1\n" + b"x" * 40])
+@pytest.mark.parametrize("damage", [b"", b"short", b"torch2rt blob 1\n" + b"x" * 40, b"?" * 99])
 def test_damaged_files_are_ignored_and_written_again(tmp_path, folder, damage):
     BlobCache(tmp_path, "v").put("a", b"blob")
     (path,) = (p for p in tmp_path.rglob("*") if p.is_file())

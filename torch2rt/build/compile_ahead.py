@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -52,7 +53,8 @@ class _CollectingWeights(Weights):
 
     weights: Weights
     blobs: BlobCache
-    packs: bool = False
+    used: dict[str, bytes]
+    packs: bool
 
     def array(self, name: str) -> Array:
         """The engine's own constant."""
@@ -66,7 +68,8 @@ class _CollectingWeights(Weights):
         """The blob, or `_Missing`; Unprepared where its job is known to fail."""
         if not self.blobs.knows(key):
             raise _Missing(key, job)
-        return self.blobs.fetch(key, job)
+        self.used[key] = self.blobs.fetch(key, job)
+        return self.used[key]
 
 
 @dataclass
@@ -97,25 +100,39 @@ class CompileAhead:
             self.workers.run(jobs, self._remember)
             waiting = stopped
 
+    def blobs_of(self, tactic: Tactic, spec: LayerSpec) -> dict[str, bytes] | None:
+        """The blobs that a tactic needs, all made; None if it cannot be prepared."""
+        used: dict[str, bytes] = {}
+        with self.backend.building():
+            try:
+                self._prepare(tactic, spec, used)
+            except (Unprepared, _Missing):
+                return None
+        return used
+
     def _missing(self, tactic: Tactic, spec: LayerSpec) -> _Missing | None:
         """The first blob that the tactic needs and nobody has made."""
-        for packs in (False, True):
-            try:
-                tactic.prepare(spec, _CollectingWeights(self.weights, self.blobs, packs))
-            except _Missing as missing:
-                return missing
-            except Unprepared:
-                return None
-            except _Touched:
-                continue
+        try:
+            self._prepare(tactic, spec, {})
+        except _Missing as missing:
+            return missing
+        except Unprepared:
             return None
         return None
+
+    def _prepare(self, tactic: Tactic, spec: LayerSpec, used: dict[str, bytes]) -> None:
+        """Prepare for nothing: without packing, or with it where a tactic looks into that."""
+        for packs in (False, True):
+            with suppress(_Touched):
+                tactic.prepare(spec, _CollectingWeights(self.weights, self.blobs, used, packs))
+                return
 
     def _remember(self, key: str, result: Answer) -> None:
         if result.blob is not None:
             self.blobs.put(key, result.blob)
         else:
-            self.blobs.failed(key, result.reason)
+            remember = self.blobs.failed if result.is_broken else self.blobs.refused
+            remember(key, result.reason)
             level = logging.WARNING if result.is_broken else logging.INFO
             logger.log(level, "%s cannot be made: %s", key, result.reason)
         self.done += 1
