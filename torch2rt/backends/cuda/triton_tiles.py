@@ -83,7 +83,8 @@ class Work:
         per_step = self._step_us(tile, through_maps, l2_rate)
         steps = math.ceil(self.k / tile.block_k(self.itemsize_bytes) / tile.parts)
         store_bytes = tile.m * tile.n * self.itemsize_bytes * self.operand_count
-        store_bytes += tile.m * tile.n * 4 * (2 if tile.parts > 1 else 0)
+        if tile.parts > 1:
+            store_bytes += tile.m * tile.n * 4 * (1 + tile.parts)
         one = steps * per_step + store_bytes / l2_rate
         together = self._resident(tile, through_maps)
         rounds = blocks / device.multiprocessors
@@ -139,6 +140,7 @@ MAP_TILES = (
     Tile(128, 64, 64, 4, 4), Tile(64, 128, 64, 4, 4), Tile(64, 256, 64, 4, 3),
     Tile(128, 64, 128, 4, 3), Tile(64, 128, 128, 4, 3),
     Tile(64, 64, 64, 4, 5), Tile(64, 64, 128, 4, 4), Tile(64, 32, 128, 4, 4),
+    Tile(64, 64, 64, 4, 4, 4), Tile(64, 64, 64, 4, 4, 8), Tile(64, 64, 64, 4, 4, 16),
     Tile(64, 64, 128, 4, 4, 2), Tile(64, 64, 128, 4, 4, 4), Tile(64, 64, 128, 4, 4, 8),
     Tile(64, 32, 128, 4, 4, 2), Tile(64, 32, 128, 4, 4, 4), Tile(64, 128, 64, 4, 4, 4),
     Tile(128, 64, 64, 4, 4, 2), Tile(128, 128, 64, 8, 4, 2), Tile(128, 128, 64, 8, 4, 4),
@@ -155,7 +157,8 @@ BOX_TILES = (
     Tile(128, 64, 64, 4, 4), Tile(64, 128, 64, 4, 4), Tile(256, 64, 64, 4, 3),
     Tile(64, 64, 64, 4, 5), Tile(32, 64, 64, 4, 5), Tile(32, 128, 64, 4, 5),
     Tile(64, 64, 64, 4, 5, 2), Tile(64, 64, 64, 4, 5, 4), Tile(64, 64, 64, 4, 5, 8),
-    Tile(32, 64, 64, 4, 5, 4), Tile(32, 64, 64, 4, 5, 8), Tile(64, 128, 64, 4, 4, 4),
+    Tile(64, 64, 64, 4, 5, 16), Tile(32, 64, 64, 4, 5, 4), Tile(32, 64, 64, 4, 5, 8),
+    Tile(64, 128, 64, 4, 4, 4),
 )
 GATHER_TILES = (
     Tile(128, 128, 64, 8, 3), Tile(128, 64, 64, 4, 4), Tile(64, 128, 64, 4, 4),
