@@ -35,9 +35,9 @@ from torch2rt.passes.expressions.growth import growth
 
 # Kinds that keep their meaning to rounding when their float operands are of low precision.
 TOLERANT = frozenset({
-    "adaptive_pool", "attention", "concat", "convolution", "deconvolution", "expand", "group_norm",
-    "layer_norm", "matmul", "pad", "pointwise", "pool", "reduce", "reshape", "resize", "slice",
-    "softmax", "take", "transpose",
+    "adaptive_pool", "attention", "concat", "convolution", "deconvolution", "expand", "gather",
+    "group_norm", "index", "layer_norm", "matmul", "pad", "pointwise", "pool", "reduce", "reshape",
+    "resize", "roll", "slice", "slice_scatter", "softmax", "take", "transpose", "triangle",
 })
 # Kinds that take float32 constants beside operands of low precision: those are small, and kept.
 TAKES_WIDE = frozenset({"group_norm", "layer_norm", "pointwise"})
