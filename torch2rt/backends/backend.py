@@ -120,6 +120,10 @@ class Backend(abc.ABC):
     # Streams that a plan may use.
     max_streams: int = 1
 
+    def is_suspect(self, tactic: Tactic) -> bool:
+        """Whether a new candidate is run for the first time in another process."""
+        return False
+
     def compiler_version(self) -> str:
         """Versions of what turns sources into blobs: part of the key of a cached blob."""
         return ""

@@ -17,6 +17,7 @@ from torch2rt.build.blob_cache import BlobCache
 from torch2rt.build.check import Checker
 from torch2rt.build.compile_ahead import CompileAhead
 from torch2rt.build.estimate import estimate_us, worth_timing
+from torch2rt.build.first_run import broken
 from torch2rt.build.timing_cache import TimingCache
 from torch2rt.build.trial import Trial
 from torch2rt.errors import NoTacticError
@@ -92,7 +93,9 @@ class Measure:
         for start in range(0, len(order), lot):
             if time.monotonic() >= self.deadline:
                 break
-            self._compile([pair for spec in order[start : start + lot] for pair in self._new(spec)])
+            new = [pair for spec in order[start : start + lot] for pair in self._new(spec)]
+            self._compile(new)
+            self._isolate(new)
             for spec in order[start : start + lot]:
                 self.options(spec)
 
@@ -106,6 +109,16 @@ class Measure:
         if self.compile_ahead is not None:
             unique = {(pair[0].name, pair[2].signature): pair for pair in pairs}
             self.compile_ahead.run((tactic, spec) for tactic, _, spec in unique.values())
+
+    def _isolate(self, pairs: Sequence[Pair]) -> None:
+        """Strike out the suspects among new candidates that do not survive their first run."""
+        if self.compile_ahead is None:
+            return
+        unique = {(pair[0].name, pair[2].signature): pair for pair in pairs}
+        candidates = [(tactic, spec) for tactic, _, spec in unique.values()]
+        for index in broken(candidates, self.compile_ahead):
+            tactic, spec = candidates[index]
+            self.cache.put(self.device, tactic.name, spec.signature, math.inf)
 
     def _new(self, spec: LayerSpec) -> list[Pair]:
         """The candidates of a layer that the timing cache does not know."""

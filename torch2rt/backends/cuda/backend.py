@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from torch2rt.engine.context import Executable
 
 _TACTICS = "torch2rt.backends.cuda.tactics"
+# Whose tactics run nothing of ours.
+_LIBRARIES = ("cudnn", "cublaslt", "torch")
 _INSTALL = "Install what is missing: pip install 'torch2rt[cuda]'."
 
 # Measured with large copies and products of random data, bytes/s and flop/s.
@@ -75,6 +77,10 @@ class CudaBackend(Backend):
         cudnn = cudnn_version() if self._has_cudnn else "none"
         version = ".".join(map(str, driver.driver_version()))
         return f"{gpu.name} {gpu.arch}; driver {version}; cudnn {cudnn}"
+
+    def is_suspect(self, tactic: Tactic) -> bool:
+        """Kernels of our own and of users: one that faults ends the context of its process."""
+        return tactic.name.split(".")[1] not in _LIBRARIES
 
     def compiler_version(self) -> str:
         """Versions of NVRTC, Triton and cuDNN, and the architecture."""
