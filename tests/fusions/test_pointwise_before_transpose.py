@@ -7,6 +7,7 @@ from torch2rt.fusions.base import all_fusions
 from torch2rt.fusions.epilogue import FuseEpilogue
 from torch2rt.fusions.merge_transposes import MergeTransposes
 from torch2rt.fusions.pointwise_before_transpose import PointwiseBeforeTranspose
+from torch2rt.fusions.remove_identity import RemoveIdentity
 from torch2rt.passes.base import Log
 from torch2rt.passes.eliminate_dead import EliminateDead
 
@@ -41,7 +42,7 @@ def test_between_two_in_a_row_nothing_is_transposed():
         + pointwise("o", "%u, %y", "add(i0,i1)", "float32[s0,6,2,4]") + "output o = %o\n"
     )
     source = SCALED.replace("output y = %y\n", "") + "input %z: float32[s0,2,4,5]\n" + second
-    fusions = (PointwiseBeforeTranspose(), FuseEpilogue(), MergeTransposes())
+    fusions = (PointwiseBeforeTranspose(), FuseEpilogue(), MergeTransposes(), RemoveIdentity())
     network = check_fires(fusions, source)
     EliminateDead().run(network, Log())
     kinds = [layer.kind.name for layer in network.layers]
