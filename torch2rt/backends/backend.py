@@ -10,7 +10,7 @@ import math
 import pkgutil
 import re
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -74,6 +74,10 @@ class Backend(abc.ABC):
     @abc.abstractmethod
     def building(self) -> AbstractContextManager[None]:
         """Entered around preparing tactics: the thread count and device are set in it."""
+
+    def exclusive(self) -> AbstractContextManager[None]:
+        """Entered around measuring: no other process measures on this device meanwhile."""
+        return nullcontext()
 
     @abc.abstractmethod
     def time_calls_us(

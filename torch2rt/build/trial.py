@@ -55,7 +55,7 @@ class Trial:
         """Time of each candidate in microseconds, or infinity and why it failed."""
         results: list[tuple[float, str]] = [(math.inf, "")] * len(candidates)
         bound: dict[int, _Bound] = {}
-        with self.backend.building():
+        with self.backend.exclusive(), self.backend.building():
             self._stream = self.backend.new_stream()
             weights = _LayerWeights(self.weights, self.blobs)
             for index, (tactic, spec) in enumerate(candidates):

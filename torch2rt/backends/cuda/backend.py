@@ -13,6 +13,7 @@ from torch2rt.backends.backend import Backend, Peaks, RunPlan, find_tactic, find
 from torch2rt.backends.cuda import driver, nvrtc
 from torch2rt.backends.cuda.device import Memory, preparing_for
 from torch2rt.backends.cuda.libraries import LibraryMissing
+from torch2rt.backends.cuda.lock import device_lock
 from torch2rt.backends.cuda.requirements import cudnn_version, missing_cudnn, triton_version
 from torch2rt.backends.tactic import Call, Tactic
 from torch2rt.errors import DeviceError
@@ -129,6 +130,10 @@ class CudaBackend(Backend):
 
         with cupy.cuda.Device(self.index), preparing_for(self.device_object):
             yield
+
+    def exclusive(self) -> AbstractContextManager[None]:
+        """Other builds on this GPU, which take the same lock, wait: they would disturb."""
+        return device_lock(self.device_object.identity)
 
     # ---- running ---------------------------------------------------------------------------
 

@@ -52,6 +52,9 @@ class Gpu(Device):
         self.index = index
         properties = cupy.cuda.runtime.getDeviceProperties(index)
         self.name: str = properties["name"].decode()
+        # The same in every process, whatever GPUs it sees.
+        bus_id: str = cupy.cuda.runtime.deviceGetPCIBusId(index)
+        self.identity = bus_id.replace(":", "-")
         self.capability = (int(properties["major"]), int(properties["minor"]))
         self.multiprocessors = int(properties["multiProcessorCount"])
         self.shared_bytes = int(properties["sharedMemPerBlockOptin"])
