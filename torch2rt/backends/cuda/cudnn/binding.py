@@ -50,7 +50,16 @@ def on_gpu(gpu: int) -> AbstractContextManager[Any]:
 
 
 @cache
-def handle_of(gpu: int) -> Any:
-    """The cuDNN handle of a GPU, made once."""
+def _handle_of(gpu: int) -> Any:
     with on_gpu(gpu):
         return cudnn().create_handle()
+
+
+def idle_handle(gpu: int) -> Any:
+    """The cuDNN handle of a GPU, made once, on the default stream.
+
+    It outlives the streams that plans ran on, and cuDNN asks the driver about the one it has.
+    """
+    handle = _handle_of(gpu)
+    cudnn().set_stream(handle, 0)
+    return handle

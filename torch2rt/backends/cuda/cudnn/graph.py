@@ -7,7 +7,7 @@ from functools import lru_cache
 from operator import methodcaller
 from typing import Any
 
-from torch2rt.backends.cuda.cudnn.binding import cudnn, failures, handle_of
+from torch2rt.backends.cuda.cudnn.binding import cudnn, failures, idle_handle
 from torch2rt.backends.cuda.cudnn.description import (
     Attribute,
     GraphDescription,
@@ -78,7 +78,7 @@ def _first_line(error: Exception) -> str:
 
 def _target(device: int | str) -> dict[str, Any]:
     if isinstance(device, int):
-        return {"handle": handle_of(device)}
+        return {"handle": idle_handle(device)}
     return {"device_property": cudnn().create_device_properties(device)}
 
 

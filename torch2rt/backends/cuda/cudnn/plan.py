@@ -13,7 +13,7 @@ from torch2rt.backends.cuda.cudnn.binding import (
     cudnn,
     current_gpu,
     failures,
-    handle_of,
+    idle_handle,
     on_gpu,
 )
 from torch2rt.backends.cuda.cudnn.description import GraphDescription
@@ -39,7 +39,8 @@ class PlanJob:
 
     def run(self) -> bytes:
         """The plan's workspace size and its serialised form. Raises Unprepared if there is none."""
-        with on_gpu(self.device) if isinstance(self.device, int) else nullcontext():
+        gpu = on_gpu(self.device) if isinstance(self.device, int) else nullcontext()
+        with gpu, USING_HANDLE:
             return self._build()
 
     def _build(self) -> bytes:
@@ -61,8 +62,8 @@ class Plan:
     """A plan ready to be executed on the GPU that was current when it was loaded."""
 
     def __init__(self, data: bytes) -> None:
-        self._handle = handle_of(current_gpu())
         with USING_HANDLE:
+            self._handle = idle_handle(current_gpu())
             # A graph that is given no handle makes one of its own, and destroys it.
             self._graph: Any = cudnn().pygraph(handle=self._handle)
             try:
@@ -75,14 +76,9 @@ class Plan:
 
     def execute(self, addresses: Mapping[int, int], workspace: int, stream: int) -> None:
         """Enqueue it. ``addresses`` are by cuDNN's numbers of operands and output."""
-        module = cudnn()
         with USING_HANDLE:
-            module.set_stream(self._handle, stream)
-            try:
-                self._graph.execute(addresses, workspace or None, self._handle)
-            finally:
-                # The handle outlives streams, and cuDNN asks the driver about the one it has.
-                module.set_stream(self._handle, 0)
+            cudnn().set_stream(self._handle, stream)
+            self._graph.execute(addresses, workspace or None, self._handle)
 
 
 @dataclass(frozen=True, slots=True)
