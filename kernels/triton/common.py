@@ -16,6 +16,26 @@ def start(OVERLAPS: tl.constexpr):
 
 
 @triton.jit
+def fetch_ahead(
+    weights, pitch, first, count, begin, end, ROWS: tl.constexpr, OVERLAPS: tl.constexpr,
+):
+    """Bring ROWS rows of weights, from byte ``begin`` to ``end`` of each, into the L2 cache.
+
+    Before `start`: weights do not depend on the kernel ahead. ``pitch`` is in bytes; ``weights``
+    is None where it is not worth it.
+    """
+    if OVERLAPS and weights is not None:
+        rows = tl.minimum(first + tl.arange(0, ROWS), count - 1)
+        for byte in range(begin, end, 512):
+            bytes = tl.minimum(byte + 128 * tl.arange(0, 4), end - 1)
+            tl.inline_asm_elementwise(
+                "prefetch.global.L2 [$1]; // no result: $0", "=r,l",
+                [weights + rows[:, None] * pitch + bytes[None, :]], dtype=tl.int32, is_pure=False,
+                pack=1,
+            )
+
+
+@triton.jit
 def tile_of(index, tiles_m, tiles_n, GROUP: tl.constexpr):
     """(row, column) of the index-th tile: blocks of GROUP rows, so that neighbours share the L2."""
     width = GROUP * tiles_n

@@ -16,7 +16,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from torch2rt.kernels.triton.common import start, sum_parts, tile_of, write_part
+from torch2rt.kernels.triton.common import fetch_ahead, start, sum_parts, tile_of, write_part
 
 
 @triton.jit
@@ -61,7 +61,8 @@ def read_extra(
 
 @triton.jit
 def convolution_tma(
-    x, w, y, e1, e2, e3, images, rows, columns, k, c, x_column,
+    x, w, y, e1, e2, e3, weights, images, rows, columns, k, c, x_column,
+    weights_pitch,
     E1: tl.constexpr, E2: tl.constexpr, E3: tl.constexpr,
     R: tl.constexpr, S: tl.constexpr, STRIDE: tl.constexpr, PAD_H: tl.constexpr,
     PAD_W: tl.constexpr, DILATION_H: tl.constexpr, DILATION_W: tl.constexpr,
@@ -69,14 +70,21 @@ def convolution_tma(
     BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr,
     PRECISION: tl.constexpr, OVERLAPS: tl.constexpr,
 ):
-    """Grid: (number of blocks,). ``images``, ``rows`` and ``columns`` are those of y."""
-    start(OVERLAPS)
+    """Grid: (number of blocks,). ``images``, ``rows`` and ``columns`` are those of y.
+
+    ``weights`` is w by address, or None.
+    """
     BLOCK_M: tl.constexpr = IMAGES * ROWS * COLUMNS
     boxes_down = tl.cdiv(rows, ROWS)
     boxes_across = tl.cdiv(columns, COLUMNS)
     tiles_m = tl.cdiv(images, IMAGES) * boxes_down * boxes_across
     tiles_n = tl.cdiv(k, BLOCK_N)
     blocks = tl.cdiv(c, BLOCK_K)
+    _, first = tile_of(tl.program_id(0), tiles_m, tiles_n, GROUP)
+    fetch_ahead(
+        weights, weights_pitch, first * BLOCK_N, k, 0, weights_pitch, BLOCK_N, OVERLAPS
+    )
+    start(OVERLAPS)
     for index in tl.range(
         tl.program_id(0), tiles_m * tiles_n, tl.num_programs(0), flatten=True
     ):
@@ -104,7 +112,8 @@ def convolution_tma(
 
 @triton.jit
 def convolution_tma_split(
-    x, w, y, e1, e2, e3, partial, counters, images, rows, columns, k, c, x_column,
+    x, w, y, e1, e2, e3, partial, counters, weights, images, rows, columns, k, c,
+    x_column, weights_pitch,
     E1: tl.constexpr, E2: tl.constexpr, E3: tl.constexpr,
     R: tl.constexpr, S: tl.constexpr, STRIDE: tl.constexpr, PAD_H: tl.constexpr,
     PAD_W: tl.constexpr, DILATION_H: tl.constexpr, DILATION_W: tl.constexpr,
@@ -112,8 +121,7 @@ def convolution_tma_split(
     BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr,
     PRECISION: tl.constexpr, OVERLAPS: tl.constexpr, PARTS: tl.constexpr,
 ):
-    """Grid: (tiles, PARTS)."""
-    start(OVERLAPS)
+    """Grid: (tiles, PARTS). ``weights`` is w by address, or None."""
     BLOCK_M: tl.constexpr = IMAGES * ROWS * COLUMNS
     boxes_down = tl.cdiv(rows, ROWS)
     boxes_across = tl.cdiv(columns, COLUMNS)
@@ -128,6 +136,11 @@ def convolution_tma_split(
     row = tile_row // boxes_across % boxes_down * ROWS
     column = tile_row % boxes_across * COLUMNS
     out = tile_column * BLOCK_N
+    fetch_ahead(
+        weights, weights_pitch, out, k, part * weights_pitch // PARTS,
+        (part + 1) * weights_pitch // PARTS, BLOCK_N, OVERLAPS,
+    )
+    start(OVERLAPS)
     acc = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
     for step in range(part * steps // PARTS, (part + 1) * steps // PARTS):
         tap = step // blocks

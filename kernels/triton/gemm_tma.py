@@ -15,7 +15,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from torch2rt.kernels.triton.common import read_operand, start, tile_of
+from torch2rt.kernels.triton.common import fetch_ahead, read_operand, start, tile_of
 
 
 @triton.jit
@@ -68,13 +68,17 @@ def compute_tile(
 
 @triton.jit
 def gemm_tma(
-    a, b, y, e1, e2, e3, m, n, k,
+    a, b, y, e1, e2, e3, weights, m, n, k, weights_pitch,
     E1: tl.constexpr, E2: tl.constexpr, E3: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr,
     HALVES: tl.constexpr, IS_PERSISTENT: tl.constexpr, B_IS_ROWS: tl.constexpr,
     PRECISION: tl.constexpr, OVERLAPS: tl.constexpr,
 ):
-    """Grid: (number of blocks,)."""
+    """Grid: (number of blocks,). ``weights`` is b [n, k] by address, or None."""
+    _, column = tile_of(tl.program_id(0), tl.cdiv(m, BLOCK_M), tl.cdiv(n, BLOCK_N), GROUP)
+    fetch_ahead(
+        weights, weights_pitch, column * BLOCK_N, n, 0, weights_pitch, BLOCK_N, OVERLAPS
+    )
     start(OVERLAPS)
     if IS_PERSISTENT:
         tiles = tl.cdiv(m, BLOCK_M) * tl.cdiv(n, BLOCK_N)

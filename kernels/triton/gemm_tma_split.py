@@ -11,7 +11,14 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from torch2rt.kernels.triton.common import read_operand, start, sum_parts, tile_of, write_part
+from torch2rt.kernels.triton.common import (
+    fetch_ahead,
+    read_operand,
+    start,
+    sum_parts,
+    tile_of,
+    write_part,
+)
 
 
 @triton.jit
@@ -22,13 +29,12 @@ def epilogue(acc, i1, i2, i3):
 
 @triton.jit
 def gemm_tma_split(
-    a, b, y, e1, e2, e3, partial, counters, m, n, k,
+    a, b, y, e1, e2, e3, partial, counters, weights, m, n, k, weights_pitch,
     E1: tl.constexpr, E2: tl.constexpr, E3: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr,
     B_IS_ROWS: tl.constexpr, PRECISION: tl.constexpr, OVERLAPS: tl.constexpr, PARTS: tl.constexpr,
 ):
-    """Grid: (tiles, PARTS)."""
-    start(OVERLAPS)
+    """Grid: (tiles, PARTS). ``weights`` is b [n, k] by address, or None."""
     tiles_m = tl.cdiv(m, BLOCK_M)
     tiles_n = tl.cdiv(n, BLOCK_N)
     steps = tl.cdiv(k, BLOCK_K)
@@ -37,6 +43,11 @@ def gemm_tma_split(
     tile_row, tile_column = tile_of(index, tiles_m, tiles_n, GROUP)
     row = tile_row * BLOCK_M
     column = tile_column * BLOCK_N
+    fetch_ahead(
+        weights, weights_pitch, column, n, part * weights_pitch // PARTS,
+        (part + 1) * weights_pitch // PARTS, BLOCK_N, OVERLAPS,
+    )
+    start(OVERLAPS)
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for step in range(part * steps // PARTS, (part + 1) * steps // PARTS):
         left = a.load([row, step * BLOCK_K])

@@ -14,14 +14,9 @@ from torch2rt.backends.cuda.constants import operand, packed_constant
 from torch2rt.backends.cuda.device import Device, current_device
 from torch2rt.backends.cuda.launch import Out, Packed
 from torch2rt.backends.cuda.tensor_map import Matrix
-from torch2rt.backends.cuda.triton_gemm import (
-    GROUP,
-    extra_kinds,
-    extra_types,
-    finish,
-    part_types,
-)
+from torch2rt.backends.cuda.triton_gemm import FEW_ROWS, GROUP
 from torch2rt.backends.cuda.triton_kernel import Value, triton_kernel
+from torch2rt.backends.cuda.triton_launch import extra_kinds, extra_types, finish, part_types
 from torch2rt.backends.cuda.triton_operands import (
     MAX_EXTRAS,
     TRITON_TYPES,
@@ -300,16 +295,21 @@ def prepare_box(spec: LayerSpec, weights: Weights, window: Window, tile: Tile) -
     if tile.parts > 1:
         name, types = "convolution_tma_split", types + part_types(tile)
         constants["PARTS"] = tile.parts
+    depth = window.taps * c
+    taps = _packed(spec, weights, c)
+    # By address too, where it pays to fetch weights before the kernel ahead has ended.
+    lines = [taps] if window.pixels <= FEW_ROWS else []
+    types.append(("weights", "*i8" if lines else "constexpr"))
     sizes = {
         "images": n, "rows": p, "columns": q, "k": k, "c": c, "x_column": window.x_strides[2],
+        "weights_pitch": depth * window.dtype.itemsize_bytes if lines else 0,
     }
     program, numbers = make_program(
         spec, "convolution_tma", name, types, sizes, constants, tile.warps, tile.stages
     )
-    depth = window.taps * c
     arguments = [
         _input_map(spec, weights, window),
-        Matrix(_packed(spec, weights, c), (k, depth), (depth, 1)),
+        Matrix(taps, (k, depth), (depth, 1)),
         Matrix(Out(0), (n, p, q, k), (*window.y_strides, 1)),
         *(
             Matrix(operand(spec, weights, extra.index), (n, p, q, k), (*steps, 1))
@@ -319,8 +319,8 @@ def prepare_box(spec: LayerSpec, weights: Weights, window: Window, tile: Tile) -
     ]
     tiles = box_count(n, p, q, box) * math.ceil(k / tile.n)
     return finish(
-        spec, triton_kernel(weights, program), tile, arguments, numbers, tiles, 1, window.extras,
-        is_persistent=tile.is_persistent,
+        spec, triton_kernel(weights, program), tile, arguments, [*lines, *numbers], tiles, 1,
+        window.extras, is_persistent=tile.is_persistent,
     )
 
 
