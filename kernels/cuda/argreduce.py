@@ -35,7 +35,7 @@ argreduce(const X* x, i64* y, u64 outputs) {
     const auto o = at(is_live ? out : 0);
     t2r_wait();
     Best best = {(A)0, -1};
-#pragma unroll 4
+#pragma unroll 8
     for (int i = threadIdx.x % COUNT; i < LENGTH; i += COUNT) {
         const Best other = {(A)widened(x[o.x + (INDEX)i * XS]), i};
         if (is_better(other, best)) best = other;

@@ -8,7 +8,12 @@ from torch2rt.backends.cuda.constants import operand
 from torch2rt.backends.cuda.cpp import cpp_kernel
 from torch2rt.backends.cuda.device import current_device
 from torch2rt.backends.cuda.launch import I64, KernelPrepared, Launch, Out
-from torch2rt.backends.cuda.walks import accumulator_type, epilogue_refusal, first_overwritten
+from torch2rt.backends.cuda.walks import (
+    accumulator_type,
+    epilogue_refusal,
+    first_overwritten,
+    lanes_of_warp,
+)
 from torch2rt.backends.spec import LayerSpec, TensorSpec
 from torch2rt.backends.tactic import Prepared, Refusal, Unprepared, Weights
 from torch2rt.kernels.cuda.layer_norm import LayerNormProblem, layer_norm_source
@@ -58,13 +63,16 @@ def vectors_of(spec: LayerSpec) -> tuple[int, int]:
     return length // vector, vector
 
 
-def lanes_of_warp(vectors: int) -> int:
-    """Lanes for a row that has so many vectors."""
-    return min(32, 1 << (vectors - 1).bit_length())
+def warp_lanes(spec: LayerSpec) -> int:
+    """Lanes of a warp that share a row."""
+    x, y = spec.inputs[0], spec.outputs[0]
+    rows = count(_rows(x, y, _kind(spec).axis_count))
+    return lanes_of_warp(vectors_of(spec)[0], rows, current_device().multiprocessors)
 
 
-def lanes_of_block(vectors: int) -> int:
-    """Threads for a row that has so many vectors: one each, or up to four of long rows."""
+def block_lanes(spec: LayerSpec) -> int:
+    """Threads of a block that share a row: a vector each, or up to four of long rows."""
+    vectors = vectors_of(spec)[0]
     held = 1 if vectors <= 256 else 4
     warps = next((n for n in _WARPS if 32 * n * held >= vectors), _WARPS[-1])
     return 32 * warps

@@ -105,6 +105,15 @@ def walk(order: Iterable[int], shape: Sequence[int], *strides: Sequence[int]) ->
     return [Axis(shape[i], tuple(steps[i] for steps in strides)) for i in order]
 
 
+def lanes_of_warp(vectors: int, rows: int, multiprocessors: int) -> int:
+    """Lanes of a warp for a row of so many vectors: a power of two.
+
+    A vector each, where rows are few; up to four each, where there are rows enough for all.
+    """
+    held = 4 if rows >= 64 * multiprocessors else 1
+    return min(32, 1 << (-(-vectors // held) - 1).bit_length())
+
+
 def kept_walk(spec: LayerSpec, axes: Sequence[int], keepdim: bool) -> list[Axis]:
     """Axes that a reduction keeps, in the order of x's memory: x, y and epilogue operands."""
     x, y = spec.inputs[0], spec.outputs[0]

@@ -109,3 +109,10 @@ def test_every_architecture_compiles():
                 1e-5, True, accumulator, accumulator, True,
             )
             compile_for_all(layer_norm_source(problem), "layer_norm")
+
+
+@pytest.mark.parametrize("columns", [24, 64, 100, 8])
+def test_many_short_rows(columns, monkeypatch, cuda_device):
+    monkeypatch.setattr(cuda_device.device, "multiprocessors", 1)
+    kind = LayerNorm(1, 1e-5, True, True, True)
+    check_cuda_tactic(WARP, kind, inputs((77, columns), torch.half), constants=[1, 2])

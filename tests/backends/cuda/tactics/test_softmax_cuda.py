@@ -55,3 +55,9 @@ def test_every_architecture_compiles():
         for shape, axis in (((64, 1000), 1), ((1, 500000), 1), ((64, 512), 0)):
             spec = make_spec(Softmax(axis), [torch.zeros(shape, dtype=dtype)])
             compile_for_all(softmax_source(softmax_problem(spec, 132)), "softmax")
+
+
+@pytest.mark.parametrize("columns", [21, 64, 100, 3])
+def test_many_short_rows(columns, monkeypatch, cuda_device):
+    monkeypatch.setattr(cuda_device.device, "multiprocessors", 1)
+    check_cuda_tactic(NAME, Softmax(1), [torch.randn(77, columns).half()])

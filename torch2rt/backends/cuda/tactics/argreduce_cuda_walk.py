@@ -22,7 +22,7 @@ from torch2rt.kernels.cuda.prelude import c_type
 from torch2rt.kernels.cuda.strided import Axis, count, index_type
 from torch2rt.layers.argreduce import ArgReduce
 
-_THREADS, _BLOCK = 128, 512
+_THREADS, _BLOCK = 128, 1024
 _MAX_LENGTH = 2**31 - 2**16
 
 

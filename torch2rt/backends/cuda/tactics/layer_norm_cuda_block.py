@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import ClassVar
 
 from torch2rt.backends.cuda.layer_norms import (
+    block_lanes,
     has_whole_rows,
-    lanes_of_block,
     layer_norm_refusal,
     prepare_layer_norm,
     vectors_of,
@@ -38,5 +38,5 @@ class BlockLayerNorm(Tactic):
 
     def prepare(self, spec: LayerSpec, weights: Weights) -> Prepared:
         """One launch."""
-        lanes = lanes_of_block(vectors_of(spec)[0])
+        lanes = block_lanes(spec)
         return prepare_layer_norm(spec, weights, lanes, lanes)

@@ -7,10 +7,10 @@ from typing import ClassVar
 from torch2rt.backends.cuda.layer_norms import (
     WARP_THREADS,
     has_whole_rows,
-    lanes_of_warp,
     layer_norm_refusal,
     prepare_layer_norm,
     vectors_of,
+    warp_lanes,
 )
 from torch2rt.backends.spec import LayerSpec
 from torch2rt.backends.tactic import Prepared, Refusal, Tactic, Weights
@@ -39,5 +39,4 @@ class WarpLayerNorm(Tactic):
 
     def prepare(self, spec: LayerSpec, weights: Weights) -> Prepared:
         """One launch."""
-        lanes = lanes_of_warp(vectors_of(spec)[0])
-        return prepare_layer_norm(spec, weights, lanes, WARP_THREADS)
+        return prepare_layer_norm(spec, weights, warp_lanes(spec), WARP_THREADS)

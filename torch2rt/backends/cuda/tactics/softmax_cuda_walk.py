@@ -14,6 +14,7 @@ from torch2rt.backends.cuda.walks import (
     epilogue_refusal,
     first_overwritten,
     image_or_plain_choices,
+    lanes_of_warp,
     walk,
 )
 from torch2rt.backends.spec import LayerSpec, LayoutChoice
@@ -93,7 +94,7 @@ def _lanes_of_row(
     vectors: int, vector: int, rows: int, multiprocessors: int
 ) -> tuple[tuple[int, int], int]:
     """Lanes of a row and threads of the block: part of a warp, a warp, or the block."""
-    lanes = min(32, 1 << (vectors - 1).bit_length())
+    lanes = lanes_of_warp(vectors, rows, multiprocessors)
     is_long = vectors * vector > 32 * _HELD_BY_WARP
     if is_long or (rows < multiprocessors and vectors > 64):
         lanes = 128 if vectors <= 512 else 256 if vectors <= 2048 else 1024
