@@ -71,6 +71,9 @@ for _tactic in ("tma_64x64x64", "tma_128x64x64_split2", "tma_64x32x128_split2",
           extras=((3, 40, 48),), pitched={"i0": 1, "i2": 1, "o0": 1})
     _case("one-row", a=(1, 512), b=(48, 512), epilogue="mul(add(i0,i1),2.0)", extras=((48,),))
     _case("scalar", a=(17, 512), b=(16, 512), epilogue="gelu(mul(i0,i1))", extras=((1,),))
+for _tactic in ("tma_64x64x64", "tma_128x128x64_alone", "tma_128x256x64"):
+    matmul_case("many-tiles", _tactic, a=(500, 128), b=(520, 128), epilogue=_RESIDUAL,
+                extras=((520,), (500, 520)))
 for _tactic, _k in (
     ("pointer_64x64x64", 300), ("pointer_16x32x256", 300), ("pointer_64x32x64_split4", 500),
 ):
@@ -156,6 +159,8 @@ for _tactic in ("tma_64x64x64", "tma_64x64x128_split2", "pointer_64x64x64",
     _conv = partial(convolution_case, tactic=_tactic)
     _conv("1x1", x=(2, 512, 5, 7), w=(48, 512, 1, 1), epilogue=_RESIDUAL,
           extras=((48, 1, 1), (2, 48, 5, 7)))
+    _conv("1x1-one-image", x=(1, 512, 7, 7), w=(64, 512, 1, 1), epilogue=_BIAS,
+          extras=((64, 1, 1),))
     _conv("1x1-pitched", x=(2, 512, 5, 7), w=(48, 512, 1, 1), epilogue=_RESIDUAL,
           extras=((48, 1, 1), (2, 48, 5, 7)), pitched={"i0": 1, "i3": 1, "o0": 1})
 for _tactic in ("gather_64x64x64", "gather_128x32x16", "gather_32x32x64_split8",

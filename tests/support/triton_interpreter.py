@@ -117,10 +117,10 @@ def _tensor_at(address: int, element: str) -> torch.Tensor:
 
 
 class InterpretedDevice(Device):
-    """A device like an H200 whose memory is the host's."""
+    """A device like an H200, but small: blocks must take several tiles. Its memory is the host's."""
 
     capability = (9, 0)
-    multiprocessors = 4
+    multiprocessors = 12
     shared_bytes = 227 * 1024
     l2_bytes = 50 * 2**20
 
@@ -156,7 +156,7 @@ def _run_job(job: triton_kernel.TritonJob) -> bytes:
         {"element": 0, "itemsize_bytes": 0, "swizzle": 0, "shape": []}
         for _, kind in job.program.parameters if kind.startswith("tensordesc")
     ]
-    header = {"name": job.program.name, "warps": 1, "shared_bytes": 0, "maps": maps}
+    header = {"name": job.program.name, "warps": 1, "shared_bytes": 200 * 1024, "maps": maps}
     return triton_kernel.pack_blob(header, pickle.dumps(job.program))
 
 

@@ -27,7 +27,7 @@ from torch2rt.backends.cuda.triton_operands import (
     fold,
     make_program,
 )
-from torch2rt.backends.cuda.triton_tiles import Tile, Work
+from torch2rt.backends.cuda.triton_tiles import Tile, Work, product_rate
 from torch2rt.backends.spec import LayerSpec, TensorSpec
 from torch2rt.backends.tactic import Prepared, Refusal, Unprepared, Weights
 from torch2rt.layers.convolution import Convolution
@@ -81,7 +81,8 @@ class Window:
         k = self.taps * (self.x[1] + -self.x[1] % block)
         matrices = 1 + sum(extra.kind == "matrix" for extra in self.extras)
         moved = math.prod(self.x) + matrices * math.prod(self.y) + k * self.y[1]
-        return Work(rows, self.y[1], k, 1, item, moved * item, matrices)
+        rate = product_rate(self.dtype, self.is_tf32)
+        return Work(rows, self.y[1], k, 1, item, moved * item, matrices, rate)
 
 
 def find_window(spec: LayerSpec) -> Window | Refusal:

@@ -25,7 +25,7 @@ from torch2rt.backends.cuda.triton_operands import (
     fold,
     make_program,
 )
-from torch2rt.backends.cuda.triton_tiles import Tile, Work
+from torch2rt.backends.cuda.triton_tiles import Tile, Work, product_rate
 from torch2rt.backends.spec import LayerSpec
 from torch2rt.backends.tactic import Prepared, Refusal, Weights
 from torch2rt.network.dtype import DType
@@ -67,7 +67,8 @@ class Product:
         matrices = 1 + sum(extra.kind == "matrix" for extra in self.extras)
         b_count = count if any(self.b[:2]) else 1
         moved = count * self.m * (self.k + matrices * self.n) + b_count * self.n * self.k
-        return Work(self.m, self.n, self.k, count, item, moved * item, matrices)
+        rate = product_rate(self.dtype, self.is_tf32)
+        return Work(self.m, self.n, self.k, count, item, moved * item, matrices, rate)
 
 
 def find_product(

@@ -15,7 +15,7 @@ from torch2rt.backends.cuda.triton_gemm import GROUP
 from torch2rt.backends.cuda.triton_kernel import Value, triton_kernel
 from torch2rt.backends.cuda.triton_launch import extra_kinds, extra_types, finish, part_types
 from torch2rt.backends.cuda.triton_operands import MAX_EXTRAS, TRITON_TYPES, make_program
-from torch2rt.backends.cuda.triton_tiles import Tile, Work
+from torch2rt.backends.cuda.triton_tiles import Tile, Work, product_rate
 from torch2rt.backends.spec import LayerSpec
 from torch2rt.backends.tactic import Prepared, Refusal, Unprepared, Weights
 from torch2rt.layers.convolution import Convolution
@@ -45,7 +45,8 @@ def patches_work(window: Window) -> Work:
     depth = window.taps * window.x[1]
     matrices = 1 + sum(extra.kind == "matrix" for extra in window.extras)
     moved = math.prod(window.x) + matrices * math.prod(window.y) + depth * window.y[1]
-    return Work(window.pixels, window.y[1], depth, 1, item, moved * item, matrices)
+    rate = product_rate(window.dtype, window.is_tf32)
+    return Work(window.pixels, window.y[1], depth, 1, item, moved * item, matrices, rate)
 
 
 def prepare_patches(spec: LayerSpec, weights: Weights, window: Window, tile: Tile) -> Prepared:

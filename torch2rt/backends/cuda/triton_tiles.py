@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from torch2rt.backends.cuda.device import Device
+from torch2rt.network.dtype import DType
 
 # Per microsecond, of sm_90: products of half floats and bytes from the L2 cache that one
 # multiprocessor gets; bytes that all get from the L2 cache and from memory.
@@ -64,7 +65,8 @@ class Work:
     """A product [m, k] x [k, n], ``batch`` times, as the model of time sees it.
 
     ``rows`` is m or, where tiles do not fit the image, the pixels that whole tiles cover.
-    ``bytes_moved``: all operands once.
+    ``bytes_moved``: all operands once. ``rate``: products per second, as a share of those of half
+    floats.
     """
 
     m: int
@@ -74,11 +76,11 @@ class Work:
     itemsize_bytes: int
     bytes_moved: int
     operand_count: int
+    rate: float = 1.0
 
     def estimate_us(self, tile: Tile, device: Device, through_maps: bool) -> float:
         """Microseconds that a tile takes, roughly."""
-        tiles = math.ceil(self.m / tile.m) * math.ceil(self.n / tile.n) * self.batch
-        blocks = tiles * tile.parts
+        blocks = self._tiles(tile) * tile.parts
         l2_rate = min(_OWN_L2_BYTES, _L2_BYTES / min(blocks, device.multiprocessors))
         per_step = self._step_us(tile, through_maps, l2_rate)
         steps = math.ceil(self.k / tile.block_k(self.itemsize_bytes) / tile.parts)
@@ -95,10 +97,17 @@ class Work:
         return max(busy + waiting, memory) + _START_US + (_PARTS_US if tile.parts > 1 else 0)
 
     def fits(self, tile: Tile, device: Device, through_maps: bool) -> bool:
-        """Whether the tile's memory suffices and each of its parts has something to do."""
+        """Whether the tile's memory suffices; whether parts are worth it and have work to do."""
+        if self._shared_bytes(tile, through_maps) > device.shared_bytes:
+            return False
         steps = math.ceil(self.k / tile.block_k(self.itemsize_bytes))
-        shared = self._shared_bytes(tile, through_maps)
-        return shared <= device.shared_bytes and tile.parts * 2 <= max(steps, 2)
+        enough = 2 * device.multiprocessors
+        return tile.parts == 1 or (
+            2 * tile.parts <= steps and self._tiles(tile) * tile.parts <= enough
+        )
+
+    def _tiles(self, tile: Tile) -> int:
+        return math.ceil(self.m / tile.m) * math.ceil(self.n / tile.n) * self.batch
 
     def _shared_bytes(self, tile: Tile, through_maps: bool) -> int:
         """The output and epilogue matrices that maps move have memory beside the operands."""
@@ -109,7 +118,7 @@ class Work:
 
     def _step_us(self, tile: Tile, through_maps: bool, l2_rate: float) -> float:
         k = tile.block_k(self.itemsize_bytes)
-        rate = _FLOPS * (2 / self.itemsize_bytes) * _efficiency(tile, through_maps)
+        rate = _FLOPS * self.rate * _efficiency(tile, through_maps)
         compute = 2 * tile.m * tile.n * k / rate
         load = (tile.m + tile.n) * k * self.itemsize_bytes / l2_rate
         return max(compute, load)
@@ -118,6 +127,13 @@ class Work:
         shared = self._shared_bytes(tile, through_maps) + 1024
         by_registers = 65536 // (tile.m * tile.n + 32 * tile.warps * 64)
         return max(1, min(_SHARED_BYTES_PER_MULTIPROCESSOR // shared, by_registers, 8))
+
+
+def product_rate(dtype: DType, is_tf32: bool) -> float:
+    """`Work.rate` of a dtype: exact products of float32 do not run on tensor cores."""
+    if dtype is not DType.FLOAT32:
+        return 1.0
+    return 0.5 if is_tf32 else 0.05
 
 
 def _efficiency(tile: Tile, through_maps: bool) -> float:

@@ -154,7 +154,7 @@ def _integers(value: Attribute) -> tuple[int, ...]:
 
 
 def _attention(graph: Any, inputs: Sequence[Any], attributes: dict[str, Attribute]) -> Any:
-    q, k, v, *bias = inputs
+    q, k, v = inputs
     causal: dict[str, Any] = {}
     if attributes["is_causal"]:
         causal = {
@@ -162,8 +162,7 @@ def _attention(graph: Any, inputs: Sequence[Any], attributes: dict[str, Attribut
             "diagonal_band_right_bound": 0,
         }
     output, _ = graph.sdpa(
-        q=q, k=k, v=v, bias=bias[0] if bias else None, attn_scale=attributes["scale"],
-        generate_stats=False, **causal,
+        q=q, k=k, v=v, attn_scale=attributes["scale"], generate_stats=False, **causal
     )
     return output
 

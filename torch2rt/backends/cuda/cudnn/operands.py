@@ -9,7 +9,6 @@ from torch2rt.backends.spec import LayerSpec
 from torch2rt.network.dtype import DType
 
 FLOATS = (DType.FLOAT16, DType.BFLOAT16, DType.FLOAT32)
-MIN_CHANNELS = 8
 
 
 def check_floats(spec: LayerSpec) -> None:
@@ -23,11 +22,12 @@ def check_floats(spec: LayerSpec) -> None:
         raise NotInCudnn("inputs of different dtypes")
 
 
-def check_channels(inputs: int, outputs: int, groups: int) -> None:
-    """NotInCudnn for few channels a group, where cuDNN is many times slower than it could be."""
-    least = min(inputs, outputs) if groups > 1 else inputs
-    if least < MIN_CHANNELS:
-        raise NotInCudnn(f"{least} channels a group")
+def check_rows(dtype: DType, *lengths: int) -> None:
+    """NotInCudnn unless rows of these lengths are multiples of 16 bytes, read at once."""
+    vector = 16 // dtype.itemsize_bytes
+    for length in lengths:
+        if length % vector:
+            raise NotInCudnn(f"rows of {length} elements, no multiple of {vector}")
 
 
 def merged(shape: Sequence[int], strides: Sequence[int], what: str) -> tuple[int, int]:

@@ -18,28 +18,29 @@ _MAX_FEATURES = 128
 class CudnnAttention(CudnnTactic):
     """One node for scaled dot-product attention over [batch, heads, rows, features].
 
-    Heads that stand behind rows are a matter of strides. A mask is added to the scores; masks of
-    bools are refused.
+    Heads that stand behind rows are a matter of strides. Masks are refused: a query whose keys
+    are all hidden must give zeros, and cuDNN says nothing of it.
     """
 
     kinds: ClassVar[tuple[str, ...]] = ("attention",)
 
     def graph(self, spec: LayerSpec) -> LayerGraph:
-        """The graph. NotInCudnn for float32, bool masks, and batches that broadcast."""
+        """The graph. NotInCudnn for float32, masks, and batches that broadcast."""
         kind = spec.kind
         if not isinstance(kind, Attention):
             raise NotInCudnn(f"{kind.name} is not attention")
         if spec.epilogue is not None:
             raise NotInCudnn("attention with an epilogue")
+        if kind.has_mask:
+            raise NotInCudnn("a mask")
         check_floats(spec)
         if spec.inputs[0].dtype is DType.FLOAT32:
             raise NotInCudnn("float32")
         operands = [
             _heads_first(tensor, is_last)
-            for tensor, is_last in zip(spec.inputs[:3], kind.inputs_heads_last, strict=True)
+            for tensor, is_last in zip(spec.inputs, kind.inputs_heads_last, strict=True)
         ]
         _check_sizes(operands, kind)
-        operands += [_mask(tensor, operands) for tensor in spec.inputs[3:]]
         writer = GraphWriter()
         values = [writer.operand(operand) for operand in operands]
         result = writer.node("sdpa", *values, scale=kind.scale, is_causal=kind.is_causal)
@@ -59,16 +60,6 @@ def _heads_first(tensor: TensorSpec, is_last: bool) -> Operand:
             axes[1], axes[2] = axes[2], axes[1]
     order = (3, 1, 2, 0) if is_last else (3, 2, 1, 0)
     return Operand(tuple(dims), settled(dims, strides, order), tensor.dtype)
-
-
-def _mask(tensor: TensorSpec, operands: list[Operand]) -> Operand:
-    """A mask as [batch or 1, heads or 1, rows or 1, keys]."""
-    mask = _heads_first(tensor, False)
-    q, k = operands[0].dims, operands[1].dims
-    fits = all(a in (1, b) for a, b in zip(mask.dims[:3], q[:3], strict=True))
-    if not fits or mask.dims[3] != k[2]:
-        raise NotInCudnn(f"a mask {list(tensor.shape)} that broadcasts over keys")
-    return mask
 
 
 def _check_sizes(operands: list[Operand], kind: Attention) -> None:

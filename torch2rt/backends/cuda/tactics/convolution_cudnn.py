@@ -12,7 +12,7 @@ from torch2rt.backends.cuda.cudnn.images import (
     image_layouts,
     with_two_axes,
 )
-from torch2rt.backends.cuda.cudnn.operands import check_channels, check_floats
+from torch2rt.backends.cuda.cudnn.operands import check_floats, check_rows
 from torch2rt.backends.cuda.cudnn.tactic import CudnnTactic, LayerGraph, plan_variants
 from torch2rt.backends.spec import LayerSpec, LayoutChoice
 from torch2rt.layers.convolution import Convolution
@@ -31,13 +31,13 @@ class CudnnConvolution(CudnnTactic):
         return (image_layouts(spec),)
 
     def graph(self, spec: LayerSpec) -> LayerGraph:
-        """The graph. NotInCudnn for few channels a group: cuDNN is slow there."""
+        """The graph. NotInCudnn for few channels a group, and odd numbers of them."""
         kind = spec.kind
         if not isinstance(kind, Convolution):
             raise NotInCudnn(f"{kind.name} is not a convolution")
         check_floats(spec)
-        filters, channels = spec.inputs[1].shape[:2]
-        check_channels(channels, filters // kind.groups, kind.groups)
+        first, second = spec.inputs[1].shape[:2]
+        check_rows(spec.inputs[1].dtype, first // kind.groups, second)
         writer = GraphWriter()
         image, weight, *extras = add_image_operands(writer, spec)
         result = writer.node(

@@ -121,6 +121,8 @@ class WindowConvolution(TritonConvolution):
         window = convolution_window(self.chosen(spec))
         if isinstance(window, Refusal):
             return window
+        if not isinstance(patch_window(self.chosen(spec)), Refusal):
+            return Refusal("patches should be faster")
         refuse = windows.box_refusal if self.is_box else windows.gather_refusal
         ranks = windows.rank_windows(
             window, current_device(), BOX_TILES, GATHER_TILES, triton_tiles.BOXES_WORTH_COMPILING,

@@ -13,7 +13,7 @@ from torch2rt.backends.cuda.cudnn.images import (
     image_layouts,
     with_two_axes,
 )
-from torch2rt.backends.cuda.cudnn.operands import check_channels, check_floats
+from torch2rt.backends.cuda.cudnn.operands import check_floats, check_rows
 from torch2rt.backends.cuda.cudnn.tactic import CudnnTactic, LayerGraph, plan_variants
 from torch2rt.backends.spec import LayerSpec, LayoutChoice
 from torch2rt.layers.deconvolution import Deconvolution
@@ -31,13 +31,13 @@ class CudnnDeconvolution(CudnnTactic):
         return (image_layouts(spec),)
 
     def graph(self, spec: LayerSpec) -> LayerGraph:
-        """The graph. NotInCudnn for few channels a group, and outputs cut at their end."""
+        """The graph. NotInCudnn for few or odd channels a group, and cut outputs."""
         kind = spec.kind
         if not isinstance(kind, Deconvolution):
             raise NotInCudnn(f"{kind.name} is not a deconvolution")
         check_floats(spec)
-        channels, filters = spec.inputs[1].shape[:2]
-        check_channels(channels // kind.groups, filters, kind.groups)
+        first, second = spec.inputs[1].shape[:2]
+        check_rows(spec.inputs[1].dtype, first // kind.groups, second)
         if kind.groups > 1 and spec.epilogue is not None:
             raise NotInCudnn("groups with an epilogue: cuDNN has no plan")
         if any(padding < 0 for padding in kind.padding_before):

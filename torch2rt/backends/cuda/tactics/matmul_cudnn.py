@@ -6,7 +6,7 @@ import math
 from typing import ClassVar
 
 from torch2rt.backends.cuda.cudnn.description import GraphWriter, NotInCudnn, Operand
-from torch2rt.backends.cuda.cudnn.operands import check_floats, merged, settled
+from torch2rt.backends.cuda.cudnn.operands import check_floats, check_rows, merged, settled
 from torch2rt.backends.cuda.cudnn.print_cudnn import print_cudnn
 from torch2rt.backends.cuda.cudnn.tactic import CudnnTactic, LayerGraph, Source, plan_variants
 from torch2rt.backends.spec import LayerSpec, TensorSpec
@@ -25,13 +25,14 @@ class CudnnMatmul(CudnnTactic):
     kinds: ClassVar[tuple[str, ...]] = ("matmul",)
 
     def graph(self, spec: LayerSpec) -> LayerGraph:
-        """The graph. NotInCudnn for stacks that broadcast but for one matrix that serves all."""
+        """The graph. NotInCudnn for odd sizes, and stacks of which some matrices repeat."""
         kind = spec.kind
         if not isinstance(kind, Matmul):
             raise NotInCudnn(f"{kind.name} is not a matmul")
         check_floats(spec)
         a, b = spec.inputs[:2]
         output = spec.outputs[0]
+        check_rows(a.dtype, a.shape[-1], b.shape[-1], output.shape[-1])
         is_flat = math.prod(b.shape[:-2]) == 1 and not kind.transpose_a
         batch = 1 if is_flat else math.prod(output.shape[:-2])
         writer = GraphWriter()
