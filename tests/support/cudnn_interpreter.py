@@ -93,16 +93,15 @@ def _last(rank: int) -> torch.memory_format:
 
 
 def _attention(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor | None = None, *,
-    scale: float, is_causal: bool,
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, is_causal: bool
 ) -> torch.Tensor:
     assert q.stride(3) == k.stride(3) == v.stride(3) == 1, "features are not contiguous"
-    scores = scale * q @ _repeated(k, q).mT + (0.0 if bias is None else bias)
+    scores = scale * q @ _repeated(k, q).mT
     if is_causal:
         rows, columns = scores.shape[-2:]
         hidden = torch.arange(columns) > torch.arange(rows)[:, None]
         scores = scores.masked_fill(hidden, -math.inf)
-    return scores.softmax(-1).nan_to_num(nan=0.0) @ _repeated(v, q)
+    return scores.softmax(-1) @ _repeated(v, q)
 
 
 def _repeated(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
