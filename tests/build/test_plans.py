@@ -13,6 +13,7 @@ from random_networks import networks
 
 from torch2rt import expression as ex
 from torch2rt.backends.reference.executor import run_network
+from torch2rt.backends.spec import LayerSpec
 from torch2rt.build.builder import build_engine
 from torch2rt.build.timing_cache import TimingCache
 from torch2rt.engine.engine import Engine
@@ -224,6 +225,43 @@ def test_the_output_of_a_network_is_dense() -> None:
     engine = build(network, FakeBackend([Reference("any.fake.reference")]))
     check(engine, network)
     assert engine.plans[0].viewed == ()
+
+
+def siblings(batch: int = 2) -> Network:
+    """A merged convolution, the end of which begins a concat, and more of it behind that."""
+    network = Network()
+    x = network.add_input("x", TensorType((batch, 8, 4, 4), F32))
+    merged = _convolve(network, x, 20)
+    parts = [
+        network.add(Slice((0, start, 0, 0), (batch, size, 4, 4), (1,) * 4), [merged]).output
+        for start, size in ((0, 8), (8, 4), (12, 8))
+    ]
+    ends = [parts[2], _convolve(network, parts[0], 12), _convolve(network, parts[1], 4)]
+    network.add_output("y", _relu(network, network.add(Concat(1), ends).output))
+    return network
+
+
+def test_what_ends_one_tensor_begins_another() -> None:
+    engine = build(siblings(), FakeBackend([images("any.fake.reference")]))
+    check(engine, siblings())
+    assert engine.plans[0].viewed == ("slice", "slice:1", "slice:2", "concat")
+    # Rows of 20 and of 24 channels overlap by 8.
+    assert set(pitches(engine)) == {(20, 36), (8, 36), (4, 36), (12, 36), (24, 36)}
+
+
+def test_tensors_are_not_joined_where_that_costs_more_than_a_copy() -> None:
+    def time_us(spec: LayerSpec) -> float:
+        if spec.kind.name == "concat":
+            return 6.0
+        return 20.0 if any(tensor.run == 24 for tensor in spec.inputs) else 5.0
+
+    backend = FakeBackend(
+        [images("any.fake.reference")], times_us={"any.fake.reference": time_us}
+    )
+    engine = build(siblings(), backend)
+    check(engine, siblings())
+    assert engine.plans[0].viewed == ("slice", "slice:1", "concat")
+    assert set(pitches(engine)) == {(8, 20), (4, 20), (8, 24), (12, 24), (4, 24)}
 
 
 # ---- streams ------------------------------------------------------------------------------------

@@ -96,3 +96,17 @@ def test_on_a_gpu_wide_siblings_merge_too() -> None:
     )
     check_refused(MergeSiblingMatmuls.for_target("cpu"), source, reason="512 channels")
     check_fires(MergeSiblingMatmuls.for_target("cuda"), source)
+
+
+@pytest.mark.parametrize(
+    ("parts", "name"), [("%a, %tb", "b-a"), ("%tb, %a", "a-b"), ("%ta, %tb", "a-b")]
+)
+def test_on_a_gpu_what_begins_a_concat_ends_the_rows(parts: str, name: str) -> None:
+    source = HEAD + CONV_A + (
+        pointwise("ta", "%a", "exp(i0)", A) if "%ta" in parts else ""
+    ) + CONV_B + pointwise("tb", "%b", "exp(i0)", B) + (
+        f'%c = concat({parts}) {{"axis":1}} -> float32[2,6,5,5]\noutput c = %c\n'
+    )
+    network = check_fires(MergeSiblingConvolutions.for_target("cuda"), source)
+    assert network.layers[0].name == name
+    assert check_fires(MergeSiblingConvolutions(), source).layers[0].name == "a-b"

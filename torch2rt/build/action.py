@@ -45,3 +45,16 @@ class Action:
     def use(self, option: Option, spec: LayerSpec, time_us: float) -> None:
         """Run it so."""
         self.option, self.spec, self.time_us = option, spec, time_us
+
+
+@dataclass(frozen=True, eq=False)
+class Cause:
+    """Why a value lies inside another: a view, and the time it may cost its neighbours.
+
+    ``joins``: the view wants a value that lies inside a third, so that all three lie in a wider
+    block.
+    """
+
+    view: Action
+    limit_us: float
+    joins: bool = False

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from torch2rt.backends.spec import LayerSpec, TensorSpec
-from torch2rt.build.action import Action, Key
+from torch2rt.build.action import Action, Cause, Key
 from torch2rt.build.measure import Measure, Option
 from torch2rt.build.storage import StoragePlan
 
@@ -32,39 +32,39 @@ class Pitches:
     refused: set[tuple[str, str]] = field(default_factory=set)
 
     def settle(
-        self, storage: StoragePlan, actions: Sequence[Action], made_by: Mapping[Key, Action]
-    ) -> list[Action]:
+        self, storage: StoragePlan, actions: Sequence[Action], causes: Mapping[Key, Cause]
+    ) -> list[Cause]:
         """Give every action the specs of its operands; the views that are not worth it.
 
-        ``made_by`` gives the view that placed a value inside another.
+        ``causes`` tells why a value lies inside another.
         """
-        culprits: dict[int, Action] = {}
-        affected: list[tuple[Action, Action, list[Option]]] = []
+        culprits: list[Cause] = []
+        affected: list[tuple[Action, Cause, list[Option]]] = []
         for action in actions:
-            culprit = self._culprit(storage, action, made_by)
-            if culprit is None:
+            cause = _cause(storage, action, causes)
+            if cause is None:
                 continue
-            affected.append((action, culprit, self._ways(storage, action)))
-            if not affected[-1][-1]:
-                culprits[id(culprit)] = culprit
+            affected.append((action, cause, self._ways(storage, action)))
+            if not affected[-1][-1] and cause not in culprits:
+                culprits.append(cause)
         self.measure.compile([
-            way for _, culprit, ways in affected if id(culprit) not in culprits for way in ways
+            way for _, cause, ways in affected if cause not in culprits for way in ways
         ])
-        lost_us: dict[int, float] = {}
-        for action, culprit, ways in affected:
-            if id(culprit) in culprits:
+        lost_us: dict[Cause, float] = {}
+        for action, cause, ways in affected:
+            if cause in culprits:
                 continue
             time_us, best = min(
                 ((self.measure.time_us(way), way) for way in ways), key=lambda pair: pair[0]
             )
-            lost = lost_us.get(id(culprit), 0.0) + max(time_us - action.option.time_us, 0.0)
-            if not math.isfinite(time_us) or lost > self.copy_us(culprit):
-                culprits[id(culprit)] = culprit
+            lost = lost_us.get(cause, 0.0) + max(time_us - action.option.time_us, 0.0)
+            if not math.isfinite(time_us) or lost > cause.limit_us:
+                culprits.append(cause)
                 continue
-            lost_us[id(culprit)] = lost
+            lost_us[cause] = lost
             dense = next(option for option in self._rivals(action) if _is_way(best, option))
             action.use(dense, best.spec, time_us)
-        return list(culprits.values())
+        return culprits
 
     def copy_us(self, view: Action) -> float:
         """What the copy takes that a view spares."""
@@ -75,18 +75,6 @@ class Pitches:
     def refuse(self, action: Action) -> None:
         """Remember that an action's tactic fails with its operands in runs."""
         self.refused.add((action.option.tactic.name, action.spec.signature))
-
-    @staticmethod
-    def _culprit(
-        storage: StoragePlan, action: Action, made_by: Mapping[Key, Action]
-    ) -> Action | None:
-        """The view that made an operand of an action lie in runs; None if all are dense."""
-        if action.is_view:
-            return None
-        for key in (*action.inputs, *action.outputs):
-            if not storage.place(key)[1].is_dense:
-                return _placed_by(storage, key, made_by)
-        return None
 
     def _ways(self, storage: StoragePlan, action: Action) -> list[Option]:
         """The fastest options with the same layouts that take the operands as they lie.
@@ -114,14 +102,17 @@ class Pitches:
         return rivals if is_there else [action.option, *rivals]
 
 
-def _placed_by(storage: StoragePlan, key: Key, made_by: Mapping[Key, Action]) -> Action:
-    """The nearest view from a value outwards that puts it in runs."""
-    inner: Key = key
-    while (parent := storage.values[inner].parent) is not None:
-        if not parent[1].is_dense:
-            return made_by[inner]
-        inner = parent[0]  # type: ignore[assignment]
-    raise ValueError(f"{key.tensor.name} does not lie in runs")
+def _cause(
+    storage: StoragePlan, action: Action, causes: Mapping[Key, Cause]
+) -> Cause | None:
+    """Why an operand of an action lies in runs; None if all are dense."""
+    for key in () if action.is_view else (*action.inputs, *action.outputs):
+        inner: Key = key
+        while (parent := storage.values[inner].parent) is not None:
+            if not storage.place(key)[1].is_dense and not parent[1].is_dense:
+                return causes[inner]
+            inner = parent[0]  # type: ignore[assignment]
+    return None
 
 
 def _is_way(way: Option, option: Option) -> bool:

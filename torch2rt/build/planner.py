@@ -9,7 +9,7 @@ import numpy as np
 
 from torch2rt.backends.spec import Layout, TensorSpec, canonical_layout
 from torch2rt.backends.tactic import Prepared, Unprepared
-from torch2rt.build.action import Action, Key
+from torch2rt.build.action import Action, Cause, Key
 from torch2rt.build.measure import Measure, Option
 from torch2rt.build.pitched import Pitches, placed_spec
 from torch2rt.build.reformats import Reformats
@@ -94,6 +94,8 @@ class _Planner:
     layers: list[Layer] = field(default_factory=list)
     options: list[list[Option]] = field(default_factory=list)
     all_options: dict[str, list[Option]] = field(default_factory=dict)
+    # Layers whose views leave alone what lies inside another tensor.
+    unjoined: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.reformats = Reformats(self.measure, self.symbols)
@@ -218,12 +220,15 @@ class _Planner:
     def place(self, actions: list[Action]) -> _Placement | None:
         """Storage and code for all; None after striking out what cannot be had."""
         storage = declare_values(self.network, self.symbols, actions)
-        made_by = self._place_views(storage, actions)
-        if made_by is None:
+        causes = self._place_views(storage, actions)
+        if causes is None:
             return None
-        culprits = self.pitches.settle(storage, actions, made_by)
-        for culprit in culprits:
-            self._strike_out(culprit)
+        culprits = self.pitches.settle(storage, actions, causes)
+        for cause in culprits:
+            if cause.joins:
+                self.unjoined.add(cause.view.layer)
+            else:
+                self._strike_out(cause.view)
         if culprits:
             return None
         prepared = self._prepare_all(actions)
@@ -237,19 +242,23 @@ class _Planner:
 
     def _place_views(
         self, storage: StoragePlan, actions: list[Action]
-    ) -> dict[Key, Action] | None:
-        """The view that placed each value inside another; None after striking some out.
+    ) -> dict[Key, Cause] | None:
+        """Why each value lies inside another; None after striking some views out.
 
-        A value lies in one other at most: the views that spare the longest copies come first,
-        after those that only give a value another shape.
+        The views that spare the longest copies come first, after those that only give a value
+        another shape.
         """
-        made_by: dict[Key, Action] = {}
+        causes: dict[Key, Cause] = {}
         views = [action for action in actions if action.is_view]
         views.sort(key=lambda action: (not is_whole(action), -self.pitches.copy_us(action)))
-        failed = [action for action in views if not place_views(storage, action, made_by)]
+        failed = [
+            action for action in views
+            if not place_views(storage, action, causes, self.pitches.copy_us,
+                               may_join=action.layer not in self.unjoined)
+        ]
         for action in failed:
             self._strike_out(action)
-        return None if failed else made_by
+        return None if failed else causes
 
     def _prepare_all(self, actions: list[Action]) -> list[Prepared | None] | None:
         """Code for every action that is no view; None after striking out one that has none.

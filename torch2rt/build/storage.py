@@ -19,6 +19,7 @@ from torch2rt.build.schedule import Access, Schedule
 from torch2rt.engine.plan import Storage
 
 Key: TypeAlias = Hashable
+Snapshot: TypeAlias = dict[Key, tuple[tuple[Key, Piece] | None, str, str]]
 
 
 @dataclass
@@ -88,15 +89,19 @@ class StoragePlan:
         return key
 
     def place_inside(
-        self, inner: Key, outer: Key, offset_bytes: int, run_bytes: int = 0, pitch_bytes: int = 0
+        self, inner: Key, outer: Key, offset_bytes: int, run_bytes: int = 0, pitch_bytes: int = 0,
+        *, may_join: bool = False,
     ) -> str | None:
         """Make ``inner`` a part of ``outer``; the reason when that is not possible.
 
-        ``run_bytes`` every ``pitch_bytes`` if it is not dense there.
+        ``run_bytes`` every ``pitch_bytes`` if it is not dense there. With ``may_join`` it may be
+        part of two: what ends each row of one tensor and begins each row of the other.
         """
         value, container = self.values[inner], self.values[outer]
         piece = Piece(offset_bytes, value.size_bytes, run_bytes, pitch_bytes)
         if value.parent is not None:
+            if may_join and self._join(value, outer, piece):
+                return None
             return "it already lies inside another tensor"
         if self._root_key(outer) == inner:
             return "each would lie inside the other"
@@ -116,9 +121,54 @@ class StoragePlan:
         self._has_runs = has_runs
         return None
 
-    def take_out(self, inner: Key) -> None:
-        """Undo `place_inside` of a value that is no output."""
-        self.values[inner].parent = None
+    def _join(self, value: _Value, outer: Key, piece: Piece) -> bool:
+        """Let a value that ends the rows of one tensor begin those of another.
+
+        Rows a a a s s  and  s s b b  become parts of rows  a a a s s b b  of a wider block.
+        """
+        assert value.parent is not None
+        other, old = value.parent
+        for left, last, right, first in ((other, old, outer, piece), (outer, piece, other, old)):
+            run, rows = last.run_bytes, value.size_bytes // max(last.run_bytes, 1)
+            ends = last.offset_bytes + run == last.pitch_bytes
+            begins = first.offset_bytes == 0 and first.run_bytes == run > 0
+            widths = (last.pitch_bytes, first.pitch_bytes)
+            are_free = all(
+                self.values[key].parent is None and self.values[key].place == "arena"
+                and self.values[key].size_bytes == rows * width
+                for key, width in zip((left, right), widths, strict=True)
+            )
+            if not (ends and begins and are_free) or left == right:
+                continue
+            width = sum(widths) - run
+            joined = ("joined", left, right)
+            before = self.snapshot()
+            self.values[joined] = _Value(rows * width)
+            for key, at, own in ((left, 0, widths[0]), (right, widths[0] - run, widths[1])):
+                part = Piece(at, rows * own, own, width)
+                self.values[key].parent = (joined, part)
+            if all(self._is_piece(key) for key in self.values):
+                return True
+            self.restore(before)
+        return False
+
+    def parent(self, key: Key) -> Key | None:
+        """What a value lies in."""
+        found = self.values[key].parent
+        return found[0] if found is not None else None
+
+    def snapshot(self) -> Snapshot:
+        """What lies where at the moment."""
+        return {key: (value.parent, value.place, value.binding)
+                for key, value in self.values.items()}
+
+    def restore(self, before: Snapshot) -> None:
+        """Undo what has been placed since a snapshot."""
+        for key in [key for key in self.values if key not in before]:
+            del self.values[key]
+        for key, (parent, place, binding) in before.items():
+            value = self.values[key]
+            value.parent, value.place, value.binding = parent, place, binding
 
     def _is_piece(self, key: Key) -> bool:
         """Whether a value can be described where it lies; what is dense may start anywhere."""

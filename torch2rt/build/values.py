@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from torch2rt.backends.spec import Layout
-from torch2rt.build.action import Action, Key
+from torch2rt.build.action import Action, Cause, Key
 from torch2rt.build.storage import StoragePlan
 from torch2rt.engine.specs import tensor_spec
 from torch2rt.network.network import Network
@@ -56,26 +56,37 @@ def is_whole(action: Action) -> bool:
     return len(views) == 1 and not views[0].offset_bytes and not views[0].pitch and len(sizes) == 1
 
 
-def place_views(storage: StoragePlan, action: Action, made_by: dict[Key, Action]) -> bool:
-    """Whether all views of an action are placed, and noted in ``made_by``; else none is.
+def place_views(
+    storage: StoragePlan, action: Action, causes: dict[Key, Cause],
+    copy_us: Callable[[Action], float], *, may_join: bool,
+) -> bool:
+    """Whether all views of an action are placed, and noted in ``causes``; else none is.
 
     In place of a reshaped value, what was reshaped is placed.
     """
+    before = storage.snapshot() if len(action.option.views) > 1 else None
+    found: dict[Key, Cause] = {}
+    own = Cause(action, copy_us(action))
     ends = {"input": action.inputs, "output": action.outputs}
-    placed: list[Key] = []
     for view in action.option.views:
         (inner_role, inner_index), (outer_role, outer_index) = view.inner, view.outer
-        inner = storage.all_of(ends[inner_role][inner_index])
+        inner, outer = storage.all_of(ends[inner_role][inner_index]), ends[outer_role][outer_index]
         assert isinstance(inner, Key)
         size = inner.tensor.dtype.itemsize_bytes
+        earlier = storage.parent(inner)
         reason = storage.place_inside(
-            inner, ends[outer_role][outer_index],
-            view.offset_bytes, view.run * size, view.pitch * size,
+            inner, outer, view.offset_bytes, view.run * size, view.pitch * size,
+            may_join=may_join and inner in causes,
         )
         if reason is not None:
-            for key in placed:
-                storage.take_out(key)
+            if before is not None:
+                storage.restore(before)
             return False
-        placed.append(inner)
-    made_by.update(dict.fromkeys(placed, action))
+        if earlier is None:
+            found[inner] = own
+        else:
+            assert isinstance(earlier, Key)
+            both = Cause(action, min(own.limit_us, causes[inner].limit_us), joins=True)
+            found[earlier] = found[outer] = both
+    causes.update(found)
     return True

@@ -10,6 +10,7 @@ from torch2rt.fusions.base import Fusion
 from torch2rt.fusions.contraction import output_channels, weight_of
 from torch2rt.fusions.rewrite import values_of
 from torch2rt.fusions.siblings import Siblings, merge, refusal, siblings_of
+from torch2rt.layers.concat import Concat
 from torch2rt.layers.convolution import Convolution
 from torch2rt.network.layer import Layer
 from torch2rt.network.network import Network
@@ -66,5 +67,19 @@ class MergeSiblingConvolutions(Fusion[Siblings]):
 
     def rewrite(self, network: Network, match: Siblings) -> Layer:
         """One convolution and slices of it."""
+        if self._max_channels is None:
+            match = Siblings(tuple(sorted(match.layers, key=_place_in_row)))
         weight = np.concatenate([values_of(layer.inputs[1]) for layer in match.layers])
         return merge(network, match, weight)
+
+
+def _place_in_row(layer: Layer) -> int:
+    """Last for what begins a concat, first for what ends one, so that they share memory.
+
+    The rows of both tensors then overlap: a a b b c c of the convolution, c c d d of the concat.
+    """
+    readers = list(layer.output.users)
+    if len(readers) != 1 or not isinstance(readers[0].kind, Concat):
+        return 0
+    parts = readers[0].inputs
+    return 1 if parts[0] is layer.output else -1 if parts[-1] is layer.output else 0

@@ -65,8 +65,11 @@ def stacked_values(layer: Layer) -> list[Array] | None:
 
 
 def merge(network: Network, match: Siblings, weight: Array) -> Layer:
-    """One layer with the stacked ``weight``, and a slice of its channels for each of the old."""
-    first = match.layers[0]
+    """One layer with the stacked ``weight``, and a slice of its channels for each of the old.
+
+    Stacked in the order of the match, and put where the earliest of the layers is.
+    """
+    first = min(match.layers, key=network.position)
     axis = channel_axis(first)
     name = "-".join(layer.name for layer in match.layers)
     operands = []
@@ -82,11 +85,11 @@ def merge(network: Network, match: Siblings, weight: Array) -> Layer:
         epilogue=first.epilogue, output_dtypes=(first.output.dtype,),
         origins=merged_origins(*match.layers),
     )
-    _split(network, merged, match.layers)
+    _split(network, merged, match.layers, first)
     return merged
 
 
-def _split(network: Network, merged: Layer, layers: tuple[Layer, ...]) -> None:
+def _split(network: Network, merged: Layer, layers: tuple[Layer, ...], before: Layer) -> None:
     rank = merged.output.rank
     axis = rank + channel_axis(merged)
     offset = 0
@@ -94,7 +97,7 @@ def _split(network: Network, merged: Layer, layers: tuple[Layer, ...]) -> None:
         starts = tuple(offset if index == axis else 0 for index in range(rank))
         kind = Slice(starts, layer.output.shape, (1,) * rank)
         part = network.add(
-            kind, (merged.output,), name=f"{layer.name}.part", before=layers[0],
+            kind, (merged.output,), name=f"{layer.name}.part", before=before,
             origins=layer.origins,
         )
         network.replace(layer.output, part.output)
