@@ -117,10 +117,10 @@ def _tensor_at(address: int, element: str) -> torch.Tensor:
 
 
 class InterpretedDevice(Device):
-    """A device like an H200, but small: blocks must take several tiles. Its memory is the host's."""
+    """Like an H200, but small, so that blocks take several tiles; its memory is the host's."""
 
     capability = (9, 0)
-    multiprocessors = 12
+    multiprocessors = 20
     shared_bytes = 227 * 1024
     l2_bytes = 50 * 2**20
 
