@@ -2,237 +2,161 @@
 
     python tests/bench/cuda_bench.py [--models resnet50,vit_b_16] [--batches 1,64]
         [--contenders torch2rt,eager,graph,compile,max_autotune] [--precision fp16]
+    python tests/bench/cuda_bench.py --parallel-builds --deadline-s 165 --reports DIR
 
-Everything runs in this one process, to be quick on a borrowed GPU: per row all contenders are
-built and checked against the model in float64, then timed in turns. A contender that fails is a
-row that says why. The CSV is written after every row; rows measured again replace theirs.
-`torch2rt bench --device cuda` does the same in a process for each contender.
+By default everything runs in this one process, row by row: all contenders are built and checked
+against the model in float64, then timed in turns. With ``--parallel-builds`` all rows are built
+side by side in processes first. A contender that fails is a row that says why. The CSV is written
+after every row; rows measured again replace theirs. `torch2rt bench --device cuda` does the same
+for one model, in a process for each contender.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import gc
+import os
 import random
-import shutil
 import sys
 import tempfile
 import time
-import traceback
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from datetime import UTC, date, datetime
+from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 
 import cuda_models
 import torch
-
-from torch2rt.bench.contenders import BuildRequest, Contender, load_contender, refusal
-from torch2rt.bench.contenders.adapter import cast_loaded
-from torch2rt.bench.csv_file import write_result
-from torch2rt.bench.gpu_turn import run_gpu_turn
-from torch2rt.bench.machine import library_version, machine_card
-from torch2rt.bench.options import TOLERANCES
-from torch2rt.bench.result import (
-    FAILED,
-    OK,
-    WRONG,
-    BenchResult,
-    BenchRow,
-    with_error_ratios,
-    with_ratios,
+from cuda_entrants import (
+    Entrant,
+    Settings,
+    build,
+    enter,
+    line_of,
+    load,
+    run_in_float64,
+    say,
+    take_turn,
 )
-from torch2rt.bench.source import LoadedModel, split_inputs
-from torch2rt.bench.statistics import median, summarise
-from torch2rt.bench.values import Array, flat_arrays, relative_error
-from torch2rt.bench.worker import GPU_WARM_UP_CALLS, _one_line
+
+from torch2rt.bench.csv_file import write_result
+from torch2rt.bench.machine import MachineCard, machine_card
+from torch2rt.bench.result import OK, BenchResult, BenchRow, with_error_ratios, with_ratios
 
 HERE = Path(__file__).parent
-BATCHES = {
-    "resnet50": (1, 64, 256), "mobilenet_v2": (1, 64), "googlenet": (1, 64), "vit_b_16": (1, 64),
-    "bert_base": (1, 32),
-}
-# Milliseconds per call in fp16 that we want on an H200.
-BARS_MS = {
-    ("resnet50", 1): 0.33, ("resnet50", 64): 64 / 38.0, ("resnet50", 256): 256 / 40.0,
-    ("mobilenet_v2", 1): 0.25, ("mobilenet_v2", 64): 64 / 75.0,
-    ("googlenet", 1): 0.25, ("googlenet", 64): 64 / 65.0,
-    ("vit_b_16", 1): 0.45, ("vit_b_16", 64): 64 / 13.0,
-    ("bert_base", 1): 0.65, ("bert_base", 32): 32 / 6.8,
-}
-
-
-@dataclass
-class Entrant:
-    """One variant of one contender on one row."""
-
-    contender: Contender
-    row: BenchRow
-    call: Callable[[], object] | None = None
-    rounds_ms: list[float] = field(default_factory=list)
-    latencies_ms: list[float] = field(default_factory=list)
+# In the order of their importance.
+ROWS = (
+    ("resnet50", 64), ("resnet50", 1), ("resnet50", 256), ("vit_b_16", 64), ("vit_b_16", 1),
+    ("bert_base", 32), ("bert_base", 1), ("mobilenet_v2", 64), ("mobilenet_v2", 1),
+    ("googlenet", 64), ("googlenet", 1),
+)
+# Of a deadline, what the timed turns may take.
+TIMED_S = 60.0
 
 
 def main() -> int:
+    started = time.monotonic()
     args = _arguments()
-    started = time.perf_counter()
+    settings = Settings(
+        args.device, args.precision, args.threads, args.timing_cache, args.tune_budget,
+        args.reports, args.compile_workers, all_variants=not args.parallel_builds,
+    )
     card = machine_card()
     for line in card.lines():
         say(line)
-    for model, batch in _rows(args):
-        gc.collect()
-        torch._dynamo.reset()
-        torch.cuda.empty_cache()
-        rows, rounds_ms = measure(model, batch, args)
-        write_result(BenchResult(tuple(rows), card, rounds_ms), args.out)
-        say(f"-- {model} b{batch} done after {time.perf_counter() - started:.0f} s in all")
+    rows = _rows(args)
+    if args.parallel_builds:
+        _run_in_parallel(rows, args, settings, card, started + args.deadline_s)
+    else:
+        if args.models_file:
+            from cuda_parallel import use_models
+
+            use_models(args.models_file)
+        for model, batch in rows:
+            _run_row(model, batch, args, settings, card)
     return 0
 
 
-def measure(
-    model: str, batch: int, args: argparse.Namespace
-) -> tuple[list[BenchRow], dict[tuple[str, str], tuple[float, ...]]]:
-    """All contenders on one model and batch: the quickest variant of each is its row."""
-    module, inputs = cuda_models.make(model, batch)
-    loaded = LoadedModel(module, *split_inputs(inputs))
-    reference = run_in_float64(loaded, args.device)
-    entrants = [e for name in args.contenders for e in enter(name, model, batch, args)]
+def _run_row(
+    model: str, batch: int, args: argparse.Namespace, settings: Settings, card: MachineCard
+) -> None:
+    """Build and time all contenders of a row in this process."""
+    gc.collect()
+    torch._dynamo.reset()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    loaded = load(model, batch)
+    reference = run_in_float64(loaded, settings.device)
+    entrants = [e for name in args.contenders for e in enter(name, model, batch, settings)]
     for entrant in entrants:
         if entrant.row.status == OK:
-            build(entrant, loaded, reference, args)
-    race([entrant for entrant in entrants if entrant.call is not None], args)
+            for line in build(entrant, loaded, lambda: reference, settings):
+                say(line)
+    running = [entrant for entrant in entrants if entrant.call is not None]
+    shuffler = random.Random(0)
+    for number in range(args.rounds + 1):
+        shuffler.shuffle(running)
+        for entrant in running:
+            busy_ms, latency_ms = take_turn(entrant, args.seconds / args.rounds, settings.device)
+            if number:  # the first round warms up
+                entrant.rounds_ms.append(busy_ms)
+                entrant.latencies_ms.append(latency_ms)
     best: dict[str, Entrant] = {}
     for entrant in entrants:
         name = entrant.row.contender
-        if name not in best or _time_ms(entrant) < _time_ms(best[name]):
+        if name not in best or entrant.time_ms < best[name].time_ms:
             best[name] = entrant
-    rounds = {name: tuple(entrant.rounds_ms) for name, entrant in best.items()}
-    rows = with_ratios(with_error_ratios([_finished(e) for e in best.values()]), rounds)
-    for row in rows:
-        say(_line(row))
-    return rows, {(args.precision, name): times for name, times in rounds.items()}
+    _write_row(best, [entrant.finished() for entrant in best.values()], card, args)
 
 
-def enter(name: str, model: str, batch: int, args: argparse.Namespace) -> list[Entrant]:
-    """One entrant per variant of a contender."""
-    contender = load_contender(name)
-    refused = refusal(contender, args.precision, args.device)
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    row = BenchRow(model, batch, args.precision, name, contender.is_peer, measured_at=now)
-    if refused is not None:
-        return [Entrant(contender, replace(row, status=refused.status, notes=refused.reason))]
-    variants = contender.variants_on(args.device)[args.precision]
-    if not model.startswith(("resnet", "mobilenet", "googlenet")):
-        variants = tuple(v for v in variants if v != "channels_last") or variants
-    return [Entrant(contender, replace(row, variant=variant)) for variant in variants]
-
-
-def build(
-    entrant: Entrant, loaded: LoadedModel, reference: list[Array], args: argparse.Namespace
+def _run_in_parallel(
+    rows: Sequence[tuple[str, int]], args: argparse.Namespace, settings: Settings,
+    card: MachineCard, deadline: float,
 ) -> None:
-    """Build a contender on a copy of the model, and check its result."""
-    folder = Path(tempfile.mkdtemp(prefix="torch2rt-bench-"))
-    row = entrant.row
-    request = BuildRequest(
-        copy.deepcopy(loaded), row.variant, args.precision, args.device, args.threads, folder,
-        args.timing_cache, args.tune_budget,
+    """Build all rows side by side, then time them one after the other."""
+    from cuda_parallel import build_in_parallel, make_jobs, time_row
+
+    # Of the processes to come: each has a part of the machine.
+    os.environ.update(
+        OMP_NUM_THREADS=str(args.threads), MKL_NUM_THREADS=str(args.threads),
+        TORCHINDUCTOR_COMPILE_THREADS="1",
     )
-    started = time.perf_counter()
-    try:
-        with entrant.contender.context():
-            call = entrant.contender.build(request)
-            for _ in range(1 + GPU_WARM_UP_CALLS):
-                outputs = call()
-            torch.cuda.synchronize()
-            build_s = time.perf_counter() - started
-            error = relative_error(flat_arrays(outputs), reference)
-    # A contender may raise anything at all; its row says what, and the other rows go on.
-    except Exception as error_:
-        traceback.print_exc()
-        entrant.row = replace(row, status=FAILED, notes=_one_line(error_))
-    else:
-        is_right = error <= TOLERANCES[args.precision]
-        entrant.call = call if is_right else None
-        packages = entrant.contender.packages
-        entrant.row = replace(
-            row, error=error, build_s=build_s, status=OK if is_right else WRONG,
-            version=library_version(packages[0]) if packages else "",
-        )
-        say(f"   {row.contender} {row.variant}: built in {build_s:.1f} s, error {error:.2e}")
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix="torch2rt-bench-") as folder:
+        jobs = make_jobs(rows, args.contenders, settings, Path(folder), args.models_file)
+        board, workers = build_in_parallel(jobs, args.at_once, deadline - args.timed_s)
+        try:
+            for row in rows:
+                entrants = time_row(board, row, args.contenders, args.rounds, args.seconds)
+                finished = [
+                    entrants[name].finished() if name in entrants
+                    else board.row((*row, name), settings)
+                    for name in args.contenders
+                ]
+                _write_row(entrants, finished, card, args)
+        finally:
+            for worker in workers:
+                worker.end()
 
 
-def race(entrants: list[Entrant], args: argparse.Namespace) -> None:
-    """Turns of all that were built, in shuffled order, round by round."""
-    shuffler = random.Random(0)
-    turn_s = args.seconds / args.rounds
-    for number in range(args.rounds + 1):
-        shuffler.shuffle(entrants)
-        for entrant in entrants:
-            if entrant.call is None:
-                continue
-            with entrant.contender.context():
-                turn = run_gpu_turn(entrant.call, turn_s, 10, min(0.05, turn_s))
-            if number:  # the first round warms up
-                entrant.rounds_ms.append(turn.busy_ms)
-                entrant.latencies_ms.append(turn.latency_ms)
-
-
-def run_in_float64(loaded: LoadedModel, device: str) -> list[Array]:
-    """The model's outputs in double precision."""
-    double = cast_loaded(copy.deepcopy(loaded), torch.float64, device)
-    with torch.inference_mode():
-        return flat_arrays(double.model(*double.args, **double.kwargs))
-
-
-def say(text: str) -> None:
-    """A line on standard output, at once."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
-
-
-def _time_ms(entrant: Entrant) -> float:
-    return median(entrant.rounds_ms) if entrant.rounds_ms else float("inf")
-
-
-def _finished(entrant: Entrant) -> BenchRow:
-    if not entrant.rounds_ms:
-        return entrant.row
-    found = summarise(entrant.rounds_ms)
-    return replace(
-        entrant.row, median_ms=found.median_ms, p10_ms=found.p10_ms, p90_ms=found.p90_ms,
-        rounds=found.rounds, latency_ms=median(entrant.latencies_ms),
-    )
-
-
-def _line(row: BenchRow) -> str:
-    head = f"{row.model} b{row.batch} {row.precision} {row.contender:<12} {row.variant:<16}"
-    if row.median_ms is None:
-        error = "" if row.error is None else f" error {row.error:.2e}"
-        return f"{head} {row.status}{error} {row.notes}"
-    text = (
-        f"{head} {row.median_ms:8.4f} ms ({row.p10_ms:.4f}-{row.p90_ms:.4f}) "
-        f"{row.batch / row.median_ms:7.2f}k/s  latency {row.latency_ms:.4f} ms  "
-        f"error {row.error:.2e}"
-    )
-    if row.error_over_eager is not None:
-        text += f" ({row.error_over_eager:.2f}x eager's)"
-    if row.ratio_to_best_peer is not None:
-        text += f"  {row.ratio_to_best_peer:.3f} of the best peer"
-    bar = BARS_MS.get((row.model, row.batch))
-    if bar is not None and not row.is_peer and row.precision == "fp16":
-        text += f"  bar {bar:.3f} ms: {'MET' if row.median_ms <= bar else 'MISSED'}"
-    return text
+def _write_row(
+    entrants: dict[str, Entrant], finished: list[BenchRow], card: MachineCard,
+    args: argparse.Namespace,
+) -> None:
+    """Tell a row and write it to the file."""
+    rounds = {name: tuple(entrant.rounds_ms) for name, entrant in entrants.items()}
+    rows = with_ratios(with_error_ratios(finished), rounds)
+    for row in rows:
+        say(line_of(row))
+    times = {(args.precision, name): rounds_ms for name, rounds_ms in rounds.items()}
+    write_result(BenchResult(tuple(rows), card, times), args.out)
+    say(f"-- {rows[0].model} b{rows[0].batch} is written to {args.out}")
 
 
 def _rows(args: argparse.Namespace) -> list[tuple[str, int]]:
-    return [
-        (model, batch)
-        for model in args.models
-        for batch in (args.batches or BATCHES.get(model, (1,)))
-    ]
+    models = args.models or list(dict.fromkeys(model for model, _ in ROWS))
+    known = [row for row in ROWS if row[0] in models]
+    if args.batches:
+        return [(model, batch) for model in models for batch in args.batches]
+    return known + [(model, 1) for model in models if model not in dict(ROWS)]
 
 
 def _arguments() -> argparse.Namespace:
@@ -243,7 +167,8 @@ def _arguments() -> argparse.Namespace:
         return [int(number) for number in names(text)]
 
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
-    parser.add_argument("--models", type=names, default=list(BATCHES))
+    parser.add_argument("--models", type=names, help=f"of {', '.join(cuda_models.MODELS)}")
+    parser.add_argument("--models-file", help="a file whose MODELS has others")
     parser.add_argument("--batches", type=numbers, help="default: those of the bars")
     parser.add_argument(
         "--contenders", type=names, default=["torch2rt", "eager", "graph", "compile"],
@@ -256,6 +181,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=8)
     parser.add_argument("--timing-cache", type=Path, help="of torch2rt; default none")
     parser.add_argument("--tune-budget", type=float, help="of torch2rt, seconds per engine")
+    parser.add_argument("--reports", type=Path, help="folder for the reports of our engines")
+    parser.add_argument("--parallel-builds", action="store_true", help="build all rows at once")
+    parser.add_argument("--at-once", type=int, default=14, help="processes that build at a time")
+    parser.add_argument("--compile-workers", type=int, help="of each of our engines")
+    parser.add_argument("--deadline-s", type=float, default=600.0, help="with --parallel-builds")
+    parser.add_argument("--timed-s", type=float, default=TIMED_S, help="of it, for timed turns")
     default = HERE / "results" / f"cuda_{date.today().isoformat()}.csv"
     parser.add_argument("--out", type=Path, default=default)
     return parser.parse_args()

@@ -1,76 +1,15 @@
 """The script of the CUDA table, on the CPU, where events are clocks."""
 
 import csv
-import importlib.util
+import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-import torch
 
 BENCH = Path(__file__).parents[1] / "bench"
-
-
-class Event:
-    def __init__(self, enable_timing):
-        self.at = 0.0
-
-    def record(self):
-        self.at = time.perf_counter()
-
-    def elapsed_time(self, later):
-        return (later.at - self.at) * 1e3
-
-
-@pytest.fixture
-def script(monkeypatch):
-    """The script as a module, with a GPU that is made up and one small model."""
-    monkeypatch.syspath_prepend(str(BENCH))
-    spec = importlib.util.spec_from_file_location("cuda_bench", BENCH / "cuda_bench.py")
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "cuda_bench", module)  # dataclasses look it up
-    spec.loader.exec_module(module)
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
-    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
-    monkeypatch.setattr(torch.cuda, "Event", Event)
-    models = {"small": lambda batch: (torch.nn.Linear(8, 4), (torch.randn(batch, 8),))}
-    monkeypatch.setattr(module.cuda_models, "MODELS", models)
-    return module
-
-
-def test_rows_are_checked_timed_and_written_one_by_one(script, tmp_path, monkeypatch, capsys):
-    out = tmp_path / "cuda.csv"
-    monkeypatch.setattr(sys, "argv", [
-        "cuda_bench.py", "--device", "cpu", "--precision", "fp32", "--models", "small",
-        "--batches", "1,3", "--contenders", "torch2rt,eager,graph", "--seconds", "0.05",
-        "--rounds", "2", "--threads", "1", "--out", str(out),
-    ])
-    assert script.main() == 0
-    lines = [line for line in out.read_text().splitlines() if not line.startswith("#")]
-    rows = list(csv.DictReader(lines))
-    found = {(row["batch"], row["contender"]): row for row in rows}
-    assert set(found) == {(b, c) for b in "13" for c in ("torch2rt", "eager", "graph")}
-    assert found["1", "graph"]["status"] == "n/a"
-    for key in (("1", "torch2rt"), ("3", "eager")):
-        assert found[key]["status"] == "ok"
-        assert float(found[key]["median_ms"]) > 0
-        assert float(found[key]["latency_ms"]) > 0
-        assert float(found[key]["error"]) < 1e-5
-    assert "small b3 done" in capsys.readouterr().out
-
-
-def test_a_contender_that_fails_is_a_row_that_says_so(script, tmp_path, monkeypatch):
-    out = tmp_path / "cuda.csv"
-    monkeypatch.setattr(script.cuda_models, "MODELS", {"odd": _odd})
-    monkeypatch.setattr(sys, "argv", [
-        "cuda_bench.py", "--device", "cpu", "--precision", "fp32", "--models", "odd",
-        "--contenders", "torch2rt,eager", "--seconds", "0.02", "--rounds", "1", "--out", str(out),
-    ])
-    assert script.main() == 0
-    text = out.read_text()
-    assert ",failed," in text
-    assert "data-dependent" in text or "decides" in text, text
+MODELS = """
+import torch
 
 
 class Odd(torch.nn.Module):
@@ -78,5 +17,66 @@ class Odd(torch.nn.Module):
         return x * 2 if x.sum() > 0 else x
 
 
-def _odd(batch):
-    return Odd(), (torch.ones(batch, 8),)
+MODELS = {
+    "small": lambda batch: (torch.nn.Linear(8, 4), (torch.randn(batch, 8),)),
+    "odd": lambda batch: (Odd(), (torch.ones(batch, 8),)),
+}
+"""
+
+
+def run(tmp_path, *arguments):
+    """Rows of the script's file by batch and contender, and what it printed."""
+    models, out = tmp_path / "models.py", tmp_path / "cuda.csv"
+    models.write_text(MODELS)
+    done = subprocess.run(
+        [
+            sys.executable, str(BENCH / "cuda_bench.py"), "--device", "cpu", "--precision", "fp32",
+            "--models-file", str(models), "--seconds", "0.05", "--rounds", "2", "--threads", "1",
+            "--out", str(out), *arguments,
+        ],
+        capture_output=True, text=True, timeout=280,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    lines = [line for line in out.read_text().splitlines() if not line.startswith("#")]
+    rows = {(r["model"], r["batch"], r["contender"]): r for r in csv.DictReader(lines)}
+    return rows, done.stdout
+
+
+def test_rows_are_checked_timed_and_written_one_by_one(tmp_path):
+    rows, text = run(
+        tmp_path, "--models", "small,odd", "--batches", "1", "--contenders",
+        "torch2rt,eager,graph", "--reports", str(tmp_path / "reports"),
+    )
+    assert len(rows) == 6
+    for key in (("small", "1", "torch2rt"), ("small", "1", "eager"), ("odd", "1", "eager")):
+        assert rows[key]["status"] == "ok"
+        assert float(rows[key]["median_ms"]) > 0
+        assert float(rows[key]["latency_ms"]) > 0
+        assert float(rows[key]["error"]) < 1e-5
+    assert rows["small", "1", "graph"]["status"] == "n/a"
+    assert rows["odd", "1", "torch2rt"]["status"] == "failed"
+    assert "decides by the value of a tensor" in rows["odd", "1", "torch2rt"]["notes"]
+    assert "sum of steps" in text
+    assert (tmp_path / "reports" / "small_b1_fp32.json").is_file()
+
+
+@pytest.mark.slow
+def test_rows_built_in_parallel(tmp_path):
+    rows, text = run(
+        tmp_path, "--models", "small,odd", "--batches", "1,2", "--contenders", "torch2rt,eager",
+        "--parallel-builds", "--deadline-s", "250", "--timed-s", "10", "--at-once", "3",
+    )
+    assert len(rows) == 8
+    assert rows["small", "2", "torch2rt"]["status"] == "ok"
+    assert rows["odd", "2", "torch2rt"]["status"] == "failed"
+    assert rows["odd", "2", "eager"]["status"] == "ok"
+    assert "0 given up" in text
+
+
+@pytest.mark.slow
+def test_what_is_late_is_told(tmp_path):
+    rows, _ = run(
+        tmp_path, "--models", "small", "--batches", "1", "--contenders", "torch2rt,eager",
+        "--parallel-builds", "--deadline-s", "3", "--timed-s", "2", "--at-once", "2",
+    )
+    assert {row["status"] for row in rows.values()} == {"timeout"}

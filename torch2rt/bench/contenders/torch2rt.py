@@ -22,6 +22,8 @@ class Torch2rt(Contender):
     devices: ClassVar = ("cpu", "cuda")
     is_peer = False
     times_while_building = True
+    # The module that `build` made, for its report.
+    module: torch.nn.Module | None = None
 
     def build(self, request: BuildRequest) -> Callable[[], object]:
         """Convert with the default options; the timing cache is cold unless one is given."""
@@ -46,6 +48,8 @@ class Torch2rt(Contender):
             kwargs = {
                 k: cast_floats(v, torch.float32, request.device) for k, v in loaded.kwargs.items()
             }
+
+        self.module = engine
 
         def call() -> object:
             return engine(*args, **kwargs)
