@@ -6,6 +6,7 @@ import pytest
 import torch
 from cuda_compile import compile_for_all
 from cuda_testing import check_cuda_tactic, make_spec
+from strided_cases import with_dtypes
 
 from torch2rt.backends.cuda.tactics.argreduce_cuda_walk import argreduce_problem
 from torch2rt.kernels.cuda.argreduce import argreduce_source
@@ -15,12 +16,10 @@ pytestmark = pytest.mark.usefixtures("cuda_device")
 NAME = "argreduce.cuda.walk"
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64,
-                                   torch.int64, torch.uint8])
-@pytest.mark.parametrize(("shape", "axis", "keepdim"), [
+@pytest.mark.parametrize(("shape", "axis", "keepdim", "dtype"), with_dtypes([
     ((3, 1000), 1, False), ((2, 5, 17), 1, True), ((4000,), 0, False), ((2, 21, 6, 6), 1, False),
     ((2, 21, 6, 6), 1, True), ((2, 6, 5, 4), 3, False), ((7, 1), 1, False), ((3000, 4), 0, True),
-])
+], (torch.bfloat16, torch.float32, torch.float64, torch.int64, torch.uint8)))
 def test_argreduce(shape, axis, keepdim, dtype):
     x = (torch.randn(shape) * 9).abs().to(dtype)
     for mode in ("max", "min"):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from cuda_compile import compile_for_all
 from cuda_testing import check_cuda_tactic, make_spec
+from strided_cases import with_dtypes
 
 from torch2rt.backends.cuda.reductions import reduce_problem
 from torch2rt.kernels.cuda.reduce import finish_source, reduce_source
@@ -28,8 +29,7 @@ SHAPES = [
 ]
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-@pytest.mark.parametrize(("shape", "axes", "keepdim"), SHAPES)
+@pytest.mark.parametrize(("shape", "axes", "keepdim", "dtype"), with_dtypes(SHAPES))
 def test_floats(shape, axes, keepdim, dtype):
     x = torch.randn(shape).to(dtype)
     for mode in ("mean", "max"):
@@ -43,7 +43,7 @@ def test_floats(shape, axes, keepdim, dtype):
     ("any", torch.int64), ("sum", torch.float64), ("mean", torch.float64), ("max", torch.float64),
     ("max", torch.uint8), ("sum", torch.bool), ("any", torch.uint8),
 ])
-@pytest.mark.parametrize("axes", [(0, 2), (1,), (2,)])
+@pytest.mark.parametrize("axes", [(1,), (2,)])
 def test_modes_and_dtypes(mode, dtype, axes):
     x = (torch.randn(3, 4, 16) * 2).to(dtype)
     exact = dtype in (torch.int64, torch.bool) or mode in ("max", "min")
@@ -111,8 +111,8 @@ def test_epilogue_to_other_dtypes():
 
 
 def test_every_architecture_compiles():
-    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64):
-        for mode, axes in (("max", (0,)), ("sum", (1,)), ("any", (0, 1)), ("prod", (1,))):
+    for dtype in (torch.bfloat16, torch.float64, torch.int64):
+        for mode, axes in (("max", (0,)), ("prod", (1,))):
             kind = Reduce(mode, axes)
             problem = reduce_problem(
                 make_spec(kind, [torch.zeros(100000, 16, dtype=dtype)]), mode, axes, False, 132

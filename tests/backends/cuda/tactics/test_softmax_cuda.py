@@ -6,6 +6,7 @@ import pytest
 import torch
 from cuda_compile import compile_for_all
 from cuda_testing import check_cuda_tactic, make_spec
+from strided_cases import with_dtypes
 
 from torch2rt.backends.cuda.tactics.softmax_cuda_walk import softmax_problem
 from torch2rt.kernels.cuda.softmax import softmax_source
@@ -16,13 +17,12 @@ NAME = "softmax.cuda.walk"
 DTYPES = [torch.float16, torch.bfloat16, torch.float32]
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("is_log", [False, True])
-@pytest.mark.parametrize(("shape", "axis"), [
+@pytest.mark.parametrize(("shape", "axis", "dtype"), with_dtypes([
     ((3, 1000), 1), ((2, 5, 17), 2), ((40, 8), 1), ((2, 3, 24, 24), 3), ((1, 5000), 1),
     ((7, 1), 1), ((9,), 0), ((150, 24), 1), ((2, 9000), 1),
     ((2, 21, 6, 6), 1), ((2, 16, 5, 8), 2), ((3, 30), 0), ((2, 70, 16), 1), ((2, 3, 5, 7), 0),
-])
+]))
 def test_softmax(shape, axis, is_log, dtype):
     x = torch.randn(shape).mul(4).to(dtype)
     check_cuda_tactic(NAME, Softmax(axis, is_log), [x], layouts=2 if len(shape) == 4 else 1)
@@ -51,7 +51,7 @@ def test_pitched_operands(axis):
 
 
 def test_every_architecture_compiles():
-    for dtype in (*DTYPES, torch.float64):
+    for dtype in (torch.bfloat16, torch.float64):
         for shape, axis in (((64, 1000), 1), ((1, 500000), 1), ((64, 512), 0)):
             spec = make_spec(Softmax(axis), [torch.zeros(shape, dtype=dtype)])
             compile_for_all(softmax_source(softmax_problem(spec, 132)), "softmax")
