@@ -37,7 +37,7 @@ BARS_MS = {
     ("mobilenet_v2", 1): 0.25, ("mobilenet_v2", 64): 64 / 75.0,
     ("googlenet", 1): 0.25, ("googlenet", 64): 64 / 65.0,
     ("vit_b_16", 1): 0.45, ("vit_b_16", 64): 64 / 13.0,
-    ("bert_base", 1): 0.65, ("bert_base", 32): 32 / 6.8,
+    ("bert_base_no_mask", 1): 0.65, ("bert_base_no_mask", 32): 32 / 6.8,
 }
 
 

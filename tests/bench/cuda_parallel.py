@@ -91,6 +91,8 @@ def _build_task(
     path = reference_path(job.folder, task.model, task.batch)
     if task.makes_reference:
         write_reference(path, run_in_float64(loaded, settings.device))
+        if settings.device.startswith("cuda"):
+            torch.cuda.empty_cache()  # others need it
     for name in task.contenders:
         (entrant,) = enter(name, task.model, task.batch, settings)
         lines = [f"{task.model} b{task.batch} {name}: {entrant.row.notes}"]
