@@ -15,6 +15,8 @@ from torch2rt.kernels.cuda.prelude import PRELUDE
 from torch2rt.kernels.cuda.strided import Axis, constants, walk_function
 
 THREADS = 256
+# Elements that a thread with a row of its own loads before it stores any.
+AHEAD = 8
 _OPS = {"sum": "Sum", "prod": "Product", "logsumexp": "LogSumExp"}
 
 _LOG_SUM_EXP = r"""
@@ -34,12 +36,18 @@ extern "C" __global__ void __launch_bounds__(THREADS) cumulative(const X* x, X* 
     t2r_wait();
     if (row >= rows) return;
     const auto o = at(row);
-    A total = (A)widened(x[o.x]);
-    y[o.y] = Narrow<X>::of(total);
-#pragma unroll 8
-    for (INDEX i = 1; i < LENGTH; i++) {
-        total = Op::of(total, (A)widened(x[o.x + i * XS]));
-        y[o.y + i * YS] = Narrow<X>::of(total);
+    A total = 0;
+    for (INDEX first = 0; first < LENGTH; first += AHEAD) {
+        A values[AHEAD];
+#pragma unroll
+        for (int j = 0; j < AHEAD; j++)
+            if (first + j < LENGTH) values[j] = (A)widened(x[o.x + (first + j) * XS]);
+#pragma unroll
+        for (int j = 0; j < AHEAD; j++)
+            if (first + j < LENGTH) {
+                total = first + j == 0 ? values[j] : Op::of(total, values[j]);
+                y[o.y + (first + j) * YS] = Narrow<X>::of(total);
+            }
     }
 }
 """
@@ -92,7 +100,7 @@ def cumulative_source(problem: CumulativeProblem) -> str:
         PRELUDE, VALUES, LANES,
         f"typedef {problem.x_type} X;\ntypedef {problem.accumulator} A;\n"
         f"typedef {problem.index} INDEX;\n",
-        constants(THREADS=THREADS),
+        constants(THREADS=THREADS, AHEAD=AHEAD),
         f"constexpr INDEX LENGTH = {problem.length}u, XS = {x_stride}u, YS = {y_stride}u;\n",
         _LOG_SUM_EXP if problem.mode == "logsumexp" else "", f"typedef {_OPS[problem.mode]} Op;\n",
         walk_function("at", problem.rows, ("x", "y"), problem.index),

@@ -95,6 +95,7 @@ def test_epilogue(dtype):
     bias = torch.randn(16, 1, 1)
     check_cuda_tactic(NAME, pool("mean"), [x], "relu(add(mul(i0,2.0),0.5))")
     check_cuda_tactic(NAME, pool("max"), [x, bias, y], "relu(add(add(i0,i1),i2))", constants=[1])
+    check_cuda_tactic(NAME, pool("max"), [x, y], "add(i0,i1)", pitched={"i1": 1, "o0": 1})
     plane = torch.randn(1, 1, 5, 5).to(dtype)
     check_cuda_tactic(NAME, pool("max"), [x, plane], "mul(i0,i1)")
 
@@ -107,7 +108,8 @@ def test_every_architecture_compiles():
         accumulator = {"i64": "i64", "double": "double"}.get(x_type, "float")
         window = Window((1, 3, 3), (1, 2, 2), (0, 1, 1), (1, 1, 1), False)
         problem = PoolProblem(
-            mode, x_type, x_type, accumulator, 64, (1, 28, 28), (1, 14, 14), (50176, 1, 0, 1792, 64),
-            (12544, 1, 0, 896, 64), window, True, vector, (1, 2), Epilogue(result=accumulator),
+            mode, x_type, x_type, accumulator, 64, (1, 28, 28), (1, 14, 14),
+            (50176, 1, 0, 1792, 64), (12544, 1, 0, 896, 64), window, True, vector, (1, 2),
+            Epilogue(result=accumulator),
         )
         compile_for_all(pool_source(problem), "pool")
