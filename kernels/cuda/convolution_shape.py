@@ -87,17 +87,6 @@ def _span(sizes: tuple[int, ...], operand: Operand) -> int:
     return sum(size * stride for size, stride in zip(sizes, operand.strides, strict=True))
 
 
-def padding_reach(shape: ConvolutionShape) -> bool:
-    """Whether some window reaches outside the image."""
-    return any(
-        before > 0 or (result - 1) * stride - before + (kernel - 1) * dilation >= image
-        for image, result, kernel, stride, before, dilation in zip(
-            shape.image, shape.result, shape.kernel, shape.stride, shape.before, shape.dilation,
-            strict=True,
-        )
-    )
-
-
 def axis_constants(shape: ConvolutionShape) -> str:
     """Sizes and steps per axis as C++ constants: ``IMAGE_H``, ``STRIDE_W``, ``X_STRIDE_N``..."""
     values = {"CHANNELS": shape.in_channels, "FILTERS": shape.out_channels,

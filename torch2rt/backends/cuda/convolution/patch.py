@@ -15,6 +15,7 @@ from torch2rt.backends.cuda.walks import extra_arguments
 from torch2rt.backends.spec import LayerSpec, Layout, LayoutChoice
 from torch2rt.backends.tactic import Prepared, Refusal, Tactic, Unprepared, Weights
 from torch2rt.kernels.cuda import patch_convolution as patch
+from torch2rt.kernels.cuda.patch_plan import PatchPlan, pack_patch_weight, plan_patch
 from torch2rt.kernels.cuda.prelude import c_type
 from torch2rt.network.dtype import DType
 
@@ -67,9 +68,9 @@ class PatchTactic(Tactic):
             return Refusal("so much work that larger tiles are better")
         return None
 
-    def _plan(self, spec: LayerSpec) -> patch.PatchPlan:
+    def _plan(self, spec: LayerSpec) -> PatchPlan:
         type = c_type(spec.inputs[1].dtype)
-        return patch.plan_patch(specs.shape_of(spec), type, self.pixels, self.interleaved)
+        return plan_patch(specs.shape_of(spec), type, self.pixels, self.interleaved)
 
     def layouts(self, spec: LayerSpec) -> Sequence[LayoutChoice]:
         """Channels last; a stem reads row-major images as well."""
@@ -95,7 +96,7 @@ class PatchTactic(Tactic):
         kernel = cpp_kernel(weights, patch.NAME, patch.patch_source(plan), plan.shared_bytes)
         weight = specs.packed_weight(
             spec, weights, f"patch {plan.type} {plan.shape.groups} {plan.slab} {plan.pairs}",
-            lambda array: patch.pack_patch_weight(plan, array),
+            lambda array: pack_patch_weight(plan, array),
         )
         launch = Launch(
             kernel, (plan.grid, 1, 1), (plan.threads, 1, 1),
