@@ -2,12 +2,14 @@
 
 import copy
 import json
+import os
 
 import pytest
 import torch
 from torch import nn
 
 import torch2rt
+from torch2rt.backends.devices import open_backend
 from torch2rt.errors import InputError, OverflowInPrecisionError, PrecisionError
 from torch2rt.inspect.bisect import step_errors
 from torch2rt.inspect.tolerance import NETWORK, relative_error
@@ -58,7 +60,19 @@ CASES = {"cnn": (Cnn, (3, 3, 48, 48)), "block": (Block, (2, 17, 64))}
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cuda") / "timing.jsonl"
+    """One folder for all processes that run these tests: what one compiles, the others find."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+        open_backend("cuda:0").compile_workers = 1
+    return folder / "cuda_flow" / "timing.jsonl"
+
+
+def convert(model, x, cache, tune_budget_s=0.0, **options):
+    """Conversion without tuning, which other tests are about and which takes the time."""
+    return torch2rt.convert(
+        model, x, timing_cache=cache, tune_budget_s=tune_budget_s, progress=False, **options
+    )
 
 
 def made(name):
@@ -81,7 +95,7 @@ def error_of(model, x, got):
 @pytest.mark.parametrize("name", CASES)
 def test_it_is_as_near_to_float64_as_eager(name, precision, cache):
     model, x = made(name)
-    rt = torch2rt.convert(model, x, precision=precision, timing_cache=cache, progress=False)
+    rt = convert(model, x, cache, precision=precision)
     assert rt.engine.backend.device == "cuda:0"
     got = rt(x)
     assert got.device == x.device
@@ -101,7 +115,7 @@ def test_it_is_as_near_to_float64_as_eager(name, precision, cache):
 @pytest.mark.parametrize("name", CASES)
 def test_another_batch_a_second_stream_and_a_file(name, cache, tmp_path):
     model, x = made(name)
-    rt = torch2rt.convert(model, x, precision="fp16", timing_cache=cache, progress=False)
+    rt = convert(model, x, cache, precision="fp16")
     more = torch.cat([x, x])
     torch.testing.assert_close(rt(more)[: len(x)], rt(x), rtol=2e-2, atol=2e-2)
     first = rt(x)
@@ -118,9 +132,7 @@ def test_another_batch_a_second_stream_and_a_file(name, cache, tmp_path):
 def test_a_model_on_the_cpu_goes_to_the_gpu_when_asked(cache):
     model, x = made("cnn")
     on_cpu = copy.deepcopy(model).cpu()
-    rt = torch2rt.convert(
-        on_cpu, x.cpu(), precision="fp16", device="cuda", timing_cache=cache, progress=False
-    )
+    rt = convert(on_cpu, x.cpu(), cache, precision="fp16", device="cuda")
     assert error_of(model, x, rt(x)) < NETWORK["fp16"]
     with pytest.raises(InputError, match="wrong device"):
         rt(x.cpu())
@@ -130,7 +142,7 @@ def test_a_model_in_half(cache):
     model, x = made("block")
     half, x = copy.deepcopy(model).half(), x.half()
     for precision in ("fp16", "fp32"):
-        rt = torch2rt.convert(half, x, precision=precision, timing_cache=cache, progress=False)
+        rt = convert(half, x, cache, precision=precision)
         got = rt(x)
         assert got.dtype == torch.float16
         assert error_of(half, x, got) < NETWORK["fp16"]
@@ -148,8 +160,8 @@ def test_an_overflow_is_found_and_named(cache):
     torch.manual_seed(0)
     model, x = Loud().eval().cuda(), torch.randn(4, 16, device="cuda") * 10
     with pytest.raises(OverflowInPrecisionError, match="bf16"):
-        torch2rt.convert(model, x, precision="fp16", timing_cache=cache, progress=False)
-    torch2rt.convert(model, x, precision="bf16", timing_cache=cache, progress=False)
+        convert(model, x, cache, precision="fp16")
+    convert(model, x, cache, precision="bf16")
 
 
 def test_a_weight_beyond_the_range_is_named(cache):
@@ -158,13 +170,13 @@ def test_a_weight_beyond_the_range_is_named(cache):
         model.weight[0, 0] = 1e5
     x = torch.randn(2, 8, device="cuda")
     with pytest.raises(PrecisionError, match="100000"):
-        torch2rt.convert(model, x, precision="fp16", timing_cache=cache, progress=False)
+        convert(model, x, cache, precision="fp16")
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_report_profile_and_bisect(name, cache, tmp_path):
     model, x = made(name)
-    rt = torch2rt.convert(model, x, precision="fp16", timing_cache=cache, progress=False)
+    rt = convert(model, x, cache, precision="fp16")
     rt.report(tmp_path / "report.json")
     data = json.loads((tmp_path / "report.json").read_text())
     assert all(row["time_us"] >= 0 and row["bytes"] > 0 for row in data["steps"][0])
@@ -176,12 +188,13 @@ def test_report_profile_and_bisect(name, cache, tmp_path):
     assert rt.bisect(model, x) is None
 
 
-def test_no_time_for_tuning_still_gives_an_engine(tmp_path):
+def test_tuning_goes_on_where_it_stopped(tmp_path):
     model, x = made("cnn")
-    rt = torch2rt.convert(
-        model, x, precision="fp16", timing_cache=tmp_path / "t.jsonl", tune_budget_s=0,
-        progress=False,
-    )
-    assert rt.engine.plans[0].untuned > 0
-    assert "was not measured" in rt.report()
-    assert error_of(model, x, rt(x)) < NETWORK["fp16"]
+    cache = tmp_path / "timing.jsonl"
+    rough = convert(model, x, cache, precision="fp16")
+    assert rough.engine.plans[0].untuned > 0
+    assert "was not measured" in rough.report()
+    tuned = convert(model, x, cache, tune_budget_s=60.0, precision="fp16")
+    assert tuned.engine.plans[0].untuned == 0
+    for rt in (rough, tuned):
+        assert error_of(model, x, rt(x)) < NETWORK["fp16"]
