@@ -26,8 +26,8 @@ class Matmul(LayerKind):
     Inputs: a [*batch, m, k], or [*batch, k, m] with ``transpose_a``; b [*batch, k, n], or
     [*batch, n, k] with ``transpose_b``. The batch axes broadcast; both have at least two axes.
     Output: [*batch, m, n], dtype of a. A linear layer is ``transpose_b`` with its weight [n, k]
-    as b; bias, residual and activation are epilogue terms. ``tf32`` lets float32 operands be rounded
-    to TF32, a mantissa of 10 bits, before they multiply.
+    as b; bias, residual and activation are epilogue terms. ``tf32`` lets float32 operands be
+    rounded to TF32, a mantissa of 10 bits, before they multiply.
     Source: torch.matmul; ONNX MatMul and Gemm.
     """
 
