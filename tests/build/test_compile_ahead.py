@@ -34,6 +34,8 @@ class Work:
             os._exit(7)
         if self.text == "hang":
             time.sleep(60)
+        if self.text.startswith("nap"):
+            time.sleep(0.6)
         if self.text == "talk":
             print("noise on standard output")
         return self.text.encode() + b" by %d" % os.getpid()
@@ -150,6 +152,18 @@ def test_a_job_that_hangs_is_given_up(folder):
         answers = workers.run({"hang": Work("hang", folder)})
     assert answers["hang"].reason == "it took longer than 3 s"
     assert runs(folder, "hang") == 1
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_nothing_is_begun_after_the_deadline(folder, count):
+    jobs = {text: Work(text, folder) for text in ("nap 1", "nap 2", "a", "b")}
+    with WorkerPool(count) as workers:
+        workers.run({str(number): Work("a", folder) for number in range(2)})  # they have started
+        answers = workers.run(jobs, deadline=time.monotonic() + 0.3)
+        assert set(answers) == {"nap 1", "nap 2"} if count == 2 else {"nap 1"}
+        assert all(answer.blob for answer in answers.values())
+        assert workers.run(jobs, deadline=0.0) == {}
+        assert set(workers.run(jobs)) == set(jobs)
 
 
 # ---- the cache ----------------------------------------------------------------------------------

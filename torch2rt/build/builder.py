@@ -75,7 +75,8 @@ def _fastest(plans: Sequence[Plan], engine: Engine) -> Plan:
     times: list[float] = []
     for plan in plans:
         executable = Executable(plan, layers, engine.backend, engine.weights, engine.prepare)
-        time_us = engine.backend.time_plan_us(executable)
+        with engine.backend.exclusive():
+            time_us = engine.backend.time_plan_us(executable)
         if time_us is None:
             return plans[0]
         times.append(time_us)

@@ -8,6 +8,8 @@ that were stopped are prepared again, until nothing is missing.
 from __future__ import annotations
 
 import logging
+import math
+import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -84,10 +86,13 @@ class CompileAhead:
     done: int = 0
     known: int = 0
 
-    def run(self, candidates: Iterable[Candidate]) -> None:
-        """Make every blob of these candidates. What fails is remembered by the cache."""
+    def run(self, candidates: Iterable[Candidate], deadline: float = math.inf) -> None:
+        """Make every blob of these candidates. What fails is remembered by the cache.
+
+        What is not begun before ``deadline`` (of `time.monotonic`) is not made.
+        """
         waiting = list(candidates)
-        while waiting:
+        while waiting and time.monotonic() < deadline:
             jobs: dict[str, Job] = {}
             stopped: list[Candidate] = []
             with self.backend.building():
@@ -97,7 +102,7 @@ class CompileAhead:
                         jobs.setdefault(missing.key, missing.job)
                         stopped.append(candidate)
             self.known += len(jobs)
-            self.workers.run(jobs, self._remember)
+            self.workers.run(jobs, self._remember, deadline)
             waiting = stopped
 
     def blobs_of(self, tactic: Tactic, spec: LayerSpec) -> dict[str, bytes] | None:

@@ -94,8 +94,9 @@ class Measure:
             if time.monotonic() >= self.deadline:
                 break
             new = [pair for spec in order[start : start + lot] for pair in self._new(spec)]
-            self._compile(new)
-            self._isolate(new)
+            self._compile(new, self.deadline)
+            if time.monotonic() < self.deadline:
+                self._isolate(new)
             for spec in order[start : start + lot]:
                 self.options(spec)
 
@@ -105,10 +106,12 @@ class Measure:
             (option.tactic, option.choice, option.spec) for option in options if not option.views
         ])
 
-    def _compile(self, pairs: Sequence[Pair]) -> None:
+    def _compile(self, pairs: Sequence[Pair], deadline: float = math.inf) -> None:
         if self.compile_ahead is not None:
             unique = {(pair[0].name, pair[2].signature): pair for pair in pairs}
-            self.compile_ahead.run((tactic, spec) for tactic, _, spec in unique.values())
+            self.compile_ahead.run(
+                ((tactic, spec) for tactic, _, spec in unique.values()), deadline
+            )
 
     def _isolate(self, pairs: Sequence[Pair]) -> None:
         """Strike out the suspects among new candidates that do not survive their first run."""

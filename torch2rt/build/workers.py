@@ -6,12 +6,14 @@ of them, and a script without ``if __name__ == "__main__"`` would start over.
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
 import queue
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -51,40 +53,49 @@ class WorkerPool:
     def run(
         self, jobs: Mapping[str, Job],
         on_answer: Callable[[str, Answer], object] | None = None,
+        deadline: float = math.inf,
     ) -> dict[str, Answer]:
         """Every job's answer by its key. ``on_answer`` is called here as they come in.
 
         A job whose worker dies is tried once more when no other runs: memory may have been short.
+        No job is begun after ``deadline``, a time of `time.monotonic`; such jobs have no answer.
         """
         tell = on_answer or (lambda key, result: None)
         if self.count <= 1:
             answers = {}
             for key, job in jobs.items():
+                if time.monotonic() >= deadline:
+                    break
                 answers[key] = Answer(*answer(lambda job=job: job))  # type: ignore[misc]
                 tell(key, answers[key])
             return answers
-        answers = self._run(jobs, self.count, tell)
+        answers = self._run(jobs, self.count, tell, deadline)
         for key in [key for key, result in answers.items() if result.is_lost]:
-            answers |= self._run({key: jobs[key]}, 1, tell, is_last_try=True)
+            answers |= self._run({key: jobs[key]}, 1, tell, math.inf, is_last_try=True)
         return answers
 
     def _run(
         self, jobs: Mapping[str, Job], count: int, tell: Callable[[str, Answer], object],
-        is_last_try: bool = False,
+        deadline: float, is_last_try: bool = False,
     ) -> dict[str, Answer]:
         todo: queue.SimpleQueue[tuple[str, bytes]] = queue.SimpleQueue()
-        done: queue.SimpleQueue[tuple[str, Answer]] = queue.SimpleQueue()
+        done: queue.SimpleQueue[tuple[str, Answer] | None] = queue.SimpleQueue()
         for key, job in jobs.items():
             todo.put((key, pickle.dumps(job)))
         threads = [
-            threading.Thread(target=self._feed, args=(todo, done), daemon=True)
+            threading.Thread(target=self._feed, args=(todo, done, deadline), daemon=True)
             for _ in range(min(count, len(jobs)))
         ]
         for thread in threads:
             thread.start()
         answers: dict[str, Answer] = {}
-        while len(answers) < len(jobs):
-            key, result = done.get()
+        working = len(threads)
+        while working:
+            found = done.get()
+            if found is None:
+                working -= 1
+                continue
+            key, result = found
             answers[key] = result
             if is_last_try or not result.is_lost:
                 tell(key, result)
@@ -94,11 +105,14 @@ class WorkerPool:
 
     def _feed(
         self, todo: queue.SimpleQueue[tuple[str, bytes]],
-        done: queue.SimpleQueue[tuple[str, Answer]],
+        done: queue.SimpleQueue[tuple[str, Answer] | None], deadline: float,
     ) -> None:
-        """Give jobs to one worker, and to a new one when it dies, until there are no more."""
+        """Give jobs to one worker, and to a new one when it dies, until there are no more.
+
+        At the end it tells so, by None.
+        """
         worker: _Worker | None = None
-        while True:
+        while time.monotonic() < deadline:
             try:
                 key, message = todo.get_nowait()
             except queue.Empty:
@@ -113,6 +127,7 @@ class WorkerPool:
             done.put((key, result))
         if worker is not None:
             self._idle.append(worker)
+        done.put(None)
 
     def _worker(self) -> _Worker:
         try:
