@@ -102,9 +102,14 @@ class Measure:
 
     def compile(self, options: Sequence[Option]) -> None:
         """Compile what these options need, in parallel."""
-        self._compile([
-            (option.tactic, option.choice, option.spec) for option in options if not option.views
-        ])
+        self._compile([_pair(option) for option in options if not option.views])
+
+    def compile_and_try(self, options: Sequence[Option]) -> None:
+        """Compile options that are about to be timed; those that nobody ran yet run apart first."""
+        self.compile(options)
+        if not self.is_quick and time.monotonic() < self.deadline:
+            pairs = [_pair(option) for option in options]
+            self._isolate([pair for pair in pairs if self._known_us(pair) is None])
 
     def _compile(self, pairs: Sequence[Pair], deadline: float = math.inf) -> None:
         if self.compile_ahead is not None:
@@ -159,7 +164,7 @@ class Measure:
 
     def time_us(self, option: Option) -> float:
         """The time of one option with another spec than it was measured with."""
-        pair = (option.tactic, option.choice, option.spec)
+        pair = _pair(option)
         known_us = self._known_us(pair)
         if known_us is not None:
             return known_us
@@ -250,6 +255,10 @@ class Measure:
             return usual_us
         own_us = tactic.estimate_us(spec)
         return (1.2 + 0.05 * rank) * usual_us if own_us is None else max(own_us, 1.1 * usual_us)
+
+
+def _pair(option: Option) -> Pair:
+    return option.tactic, option.choice, option.spec
 
 
 def _is_view(tactic: Tactic) -> bool:

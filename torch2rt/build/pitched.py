@@ -47,7 +47,7 @@ class Pitches:
             affected.append((action, cause, self._ways(storage, action)))
             if not affected[-1][-1] and cause not in culprits:
                 culprits.append(cause)
-        self.measure.compile([
+        self.measure.compile_and_try([
             way for _, cause, ways in affected if cause not in culprits for way in ways
         ])
         lost_us: dict[Cause, float] = {}
