@@ -51,7 +51,7 @@ T2R_DEVICE void write_channels(T* address, const float (&values)[V], int c) {
 def extra_parameters(shape: ConvolutionShape) -> str:
     """Parameters of a kernel for its epilogue's inputs: ``, const float* e1``."""
     return "".join(
-        f", const {extra.type}* __restrict__ e{number}"
+        f", const {extra.type}* e{number}"
         for number, extra in enumerate(shape.extras, 1)
     )
 

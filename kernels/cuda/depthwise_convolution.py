@@ -126,7 +126,7 @@ def depthwise_source(shape: ConvolutionShape, tiles: DepthwiseTiles) -> str:
 
 _KERNEL = r"""
 extern "C" __global__ void __launch_bounds__(@THREADS) @NAME(
-    const In* __restrict__ x, const float* __restrict__ weight, Result* __restrict__ out@PARAMETERS
+    const In* x, const float* __restrict__ weight, Result* __restrict__ out@PARAMETERS
 ) {
     const int thread = threadIdx.x;
     const int slot = thread % SLOTS, column = thread / SLOTS % BLOCK_W;

@@ -117,7 +117,7 @@ T2R_DEVICE int image_index(int result, int tap) {
 }
 
 extern "C" __global__ void __launch_bounds__(@THREADS) @NAME(
-    const In* __restrict__ x, const Weight* __restrict__ weight,
+    const In* x, const Weight* __restrict__ weight,
     Result* __restrict__ out@PARAMETERS, i64 threads
 ) {
     i64 item = (i64)blockIdx.x * @THREADS + threadIdx.x;

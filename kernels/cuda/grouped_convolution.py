@@ -83,7 +83,7 @@ def grouped_source(shape: ConvolutionShape, plan: GroupedPlan) -> str:
 
 _KERNEL = r"""
 extern "C" __global__ void __launch_bounds__(@THREADS) @NAME(
-    const In* __restrict__ x, const float* __restrict__ weight,
+    const In* x, const float* __restrict__ weight,
     Result* __restrict__ out@PARAMETERS, i32 threads
 ) {
     int item = blockIdx.x * @THREADS + threadIdx.x;

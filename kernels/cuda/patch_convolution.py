@@ -186,7 +186,7 @@ T2R_DEVICE u32 load_pair(const u8* address) {
     return *(const u32*)address;
 }
 extern "C" __global__ void __launch_bounds__(@THREADS) @NAME(
-    const In* __restrict__ x, const uint4* __restrict__ weight,
+    const In* x, const uint4* __restrict__ weight,
     Result* __restrict__ out@PARAMETERS
 ) {
     extern __shared__ __align__(16) u8 shared[];

@@ -280,7 +280,8 @@ _LAUNCHES = r"""
 // Programmatic dependent launch: wait until everything launched before has ended. The first thing
 // every thread does after index math in a kernel whose launch `overlaps`. Kernels never let the
 // next one start by `griddepcontrol.launch_dependents`: kernels of cuDNN then read a residual too
-// early (seen with cuDNN 9.19 on sm_90, in a graph).
+// early (seen with cuDNN 9.19 on sm_90, in a graph). What another kernel writes is never read
+// through `const T* __restrict__`: such loads count as invariant and may move above this.
 T2R_DEVICE void t2r_wait() {
 #ifdef T2R_EMULATED
     t2r_emulated::waited();

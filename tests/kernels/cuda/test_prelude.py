@@ -1,11 +1,16 @@
 """Conversions, wide accesses and reductions of the prelude, on the emulator and in NVRTC."""
 
+import inspect
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from cuda_compile import compile_for_all
 from kernel_testing import run_kernel
 
+from torch2rt.kernels.cuda import prelude
 from torch2rt.kernels.cuda.prelude import PRELUDE
 
 SPECIAL = [0.0, -0.0, 1.0, -1.5, 65504.0, 65519.9, 65520.0, 1e-8, 6e-8, 3.4e38, 1e-40]
@@ -101,3 +106,15 @@ def test_reductions_over_warp_and_block(cuda_device):
 )
 def test_it_compiles_for_every_architecture(source, name):
     compile_for_all(source, name)
+
+
+def test_what_other_kernels_write_is_not_read_as_invariant():
+    """The compiler may move loads through ``const T* __restrict__`` above `t2r_wait`."""
+    folder = Path(inspect.getfile(prelude)).parent
+    found = [
+        (path.name, name)
+        for path in folder.glob("*.py")
+        for name in re.findall(r"const \S+ ?\* ?__restrict__ (\w+)", path.read_text())
+    ]
+    assert found
+    assert {name for _, name in found} == {"weight"}
