@@ -115,7 +115,7 @@ class StoragePlan:
             return self._claim_output(value, outer, piece)
         value.parent = (outer, piece)
         has_runs = self._has_runs or not piece.is_dense
-        if has_runs and not all(self._is_piece(key) for key in self.values):
+        if has_runs and not self._are_pieces():
             value.parent = None
             return "what lies inside would not lie in even runs of whole 16 bytes"
         self._has_runs = has_runs
@@ -147,7 +147,7 @@ class StoragePlan:
             for key, at, own in ((left, 0, widths[0]), (right, widths[0] - run, widths[1])):
                 part = Piece(at, rows * own, own, width)
                 self.values[key].parent = (joined, part)
-            if all(self._is_piece(key) for key in self.values):
+            if self._are_pieces():
                 return True
             self.restore(before)
         return False
@@ -170,10 +170,14 @@ class StoragePlan:
             value = self.values[key]
             value.parent, value.place, value.binding = parent, place, binding
 
-    def _is_piece(self, key: Key) -> bool:
-        """Whether a value can be described where it lies; what is dense may start anywhere."""
-        _, piece = self._place(key)
-        return piece is not None and (piece.is_dense or piece.is_aligned)
+    def _are_pieces(self) -> bool:
+        """Whether all values can be described where they lie; what is dense may start anywhere."""
+        for key, value in self.values.items():
+            if value.parent is not None:
+                _, piece = self._place(key)
+                if piece is None or not (piece.is_dense or piece.is_aligned):
+                    return False
+        return True
 
     def _root_key(self, key: Key) -> Key:
         while (parent := self.values[key].parent) is not None:
