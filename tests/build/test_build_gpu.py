@@ -1,0 +1,45 @@
+"""Building on a GPU: compiled ahead, checked, timed, placed in runs, on streams."""
+
+import pytest
+import torch
+from torch import nn
+
+import torch2rt
+from torch2rt.build.timing_cache import TimingCache
+
+pytestmark = pytest.mark.gpu
+
+
+class Block(nn.Module):
+    """Three branches of one image, joined, and a slice of that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left = nn.Conv2d(32, 32, 1)
+        self.middle = nn.Sequential(nn.Conv2d(32, 16, 1), nn.ReLU(), nn.Conv2d(16, 32, 3, 1, 1))
+        self.right = nn.Sequential(nn.MaxPool2d(3, 1, 1), nn.Conv2d(32, 16, 1))
+        self.last = nn.Conv2d(40, 16, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        joined = torch.cat([self.left(x), self.middle(x), self.right(x)], 1).relu()
+        return self.last(joined[:, 40:])
+
+
+def test_a_block_of_branches_is_right_and_its_second_build_times_nothing(tmp_path) -> None:
+    model = Block().eval().cuda()
+    x = torch.randn(2, 32, 14, 14, device="cuda")
+    engines = [
+        torch2rt.convert(
+            model, x, precision="fp16", timing_cache=TimingCache(tmp_path / "times.jsonl"),
+            progress=False,
+        )
+        for _ in range(2)
+    ]
+    with torch.inference_mode():
+        want = model(x)
+        for engine in engines:
+            error = (engine(x) - want).abs().max() / want.abs().max()
+            assert float(error) < 5e-3
+    plans = [engine.engine.plans[0] for engine in engines]
+    assert all(plan.untuned == 0 for plan in plans)
+    assert [s.tactic for s in plans[0].steps] == [s.tactic for s in plans[1].steps]
