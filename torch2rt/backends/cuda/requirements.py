@@ -18,7 +18,9 @@ def missing_cudnn() -> str | None:
             "alone. Install it: pip install 'torch2rt[cuda]'."
         )
     try:
-        load_library("cudnn")
+        # cuDNN ends the process without cuBLASLt, and its frontend opens the run time by name.
+        for name in ("cublasLt", "cudart", "cudnn"):
+            load_library(name)
     except LibraryMissing as error:
         return f"cuDNN is off: {error}"
     return None
