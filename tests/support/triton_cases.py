@@ -166,20 +166,21 @@ for _tactic in ("tma_64x64x64", "tma_64x64x128_split2", "pointer_64x64x64",
 for _tactic in ("gather_64x64x64", "gather_32x32x64_split8", "box_64x64x64",
                 "box_32x64x64_split4"):
     _conv = partial(convolution_case, tactic=_tactic)
+    _c = 128 if "split8" in _tactic else 64
     _conv("3x3", x=(2, 128, 9, 11), w=(40, 128, 3, 3), epilogue=_RESIDUAL,
           extras=((40, 1, 1), (2, 40, 9, 11)), before=1)
-    _conv("3x3-stride", x=(2, 128, 10, 14), w=(40, 128, 3, 3), stride=2, before=1,
+    _conv("3x3-stride", x=(2, _c, 10, 14), w=(40, _c, 3, 3), stride=2, before=1,
           epilogue=_BIAS, extras=((40, 1, 1),))
     _conv("5x5-stride", x=(1, 64, 10, 14), w=(40, 64, 5, 5), stride=2, before=2,
           epilogue=_BIAS, extras=((40, 1, 1),))
-    _conv("3x3-dilated", x=(1, 128, 9, 11), w=(40, 128, 3, 3), before=2, dilation=2)
-    _conv("asymmetric", x=(1, 128, 9, 11), w=(40, 128, 3, 3), before=0, after=2)
-    _conv("3x3-pitched", x=(2, 128, 6, 10), w=(40, 128, 3, 3), epilogue=_RESIDUAL,
+    _conv("3x3-dilated", x=(1, _c, 9, 11), w=(40, _c, 3, 3), before=2, dilation=2)
+    _conv("asymmetric", x=(1, _c, 9, 11), w=(40, _c, 3, 3), before=0, after=2)
+    _conv("3x3-pitched", x=(2, _c, 6, 10), w=(40, _c, 3, 3), epilogue=_RESIDUAL,
           extras=((40, 1, 1), (2, 40, 6, 10)), before=1,
           pitched={"i0": 1, "i3": 1, "o0": 1})
-    _conv("stride-pitched", x=(2, 128, 6, 10), w=(40, 128, 3, 3), stride=2, before=1,
+    _conv("stride-pitched", x=(2, _c, 6, 10), w=(40, _c, 3, 3), stride=2, before=1,
           pitched={"i0": 1, "o0": 1})
-    _conv("batch", x=(20, 128, 3, 3), w=(40, 128, 3, 3), before=1)
+    _conv("batch", x=(20, _c, 3, 3), w=(40, _c, 3, 3), before=1)
     if "split" not in _tactic:
         _conv("odd-channels", x=(2, 72, 6, 7), w=(24, 72, 3, 3), before=1)
         _conv("1x1-stride", x=(2, 64, 6, 8), w=(24, 64, 1, 1), stride=2)

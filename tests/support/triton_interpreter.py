@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +37,8 @@ TORCH_TYPES = {
 }
 
 
-def run_cases(module: str) -> dict[str, str]:
-    """Run ``CASES`` (name -> function) of a module beside this one; error text by name, or ""."""
+def run_cases(module: str, names: Sequence[str]) -> dict[str, str]:
+    """Run cases of `triton_cases` in another process; error texts of those that failed."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "results.json"
         environment = {**os.environ, "TRITON_INTERPRET": "1", "TRITON_CACHE_DIR": folder}
@@ -47,8 +47,8 @@ def run_cases(module: str) -> dict[str, str]:
             [str(support), str(support.parent.parent), os.environ.get("PYTHONPATH", "")]
         )
         finished = subprocess.run(
-            [sys.executable, __file__, module, str(out)], env=environment, capture_output=True,
-            text=True, check=False,
+            [sys.executable, __file__, module, str(out), *names], env=environment,
+            capture_output=True, text=True, check=False,
         )
         assert out.exists(), f"the interpreter died:\n{finished.stderr[-4000:]}"
         results: dict[str, str] = json.loads(out.read_text())
@@ -164,8 +164,8 @@ def _encode(address: int, matrix: Any, box: Any) -> bytes:
     return address.to_bytes(8, "little") + bytes(tensor_map.SIZE_BYTES - 8)
 
 
-def main(module: str, out: str) -> None:
-    """Run the cases of a module and write what became of each."""
+def main(module: str, out: str, *names: str) -> None:
+    """Run cases and write the error texts of those that fail."""
     # The interpreter's process has one purpose: nothing is put back.
     triton_kernel.TritonJob.run = _run_job  # type: ignore[method-assign]
     tensor_map.encode_map = _encode  # type: ignore[assignment]
@@ -178,8 +178,10 @@ def main(module: str, out: str) -> None:
     results = {}
     with tempfile.TemporaryDirectory() as folder, testing_on(Interpreted(Path(folder))):
         cases = triton_cases.CASES[module] | triton_cases.EPILOGUE_CASES.get(module, {})
-        for name, case in cases.items():
-            results[name] = _outcome(case)
+        for name in names:
+            error = _outcome(cases[name])
+            if error:
+                results[name] = error
     Path(out).write_text(json.dumps(results))
 
 

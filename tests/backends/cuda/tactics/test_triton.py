@@ -14,11 +14,22 @@ from triton_interpreter import run_cases
 
 from torch2rt.backends.cuda import triton_tiles
 
-INTERPRETED = [
-    (module, name)
-    for table in (triton_cases.CASES, triton_cases.EPILOGUE_CASES)
-    for module, cases in table.items() for name in cases
-]
+# A process that interprets takes seconds to start: it runs so many cases.
+AT_ONCE = 20
+
+
+def interpreted_cases() -> list[tuple[str, tuple[str, ...]]]:
+    """(module, names), a few dozen names together."""
+    rows = []
+    for module, cases in triton_cases.CASES.items():
+        names = [*cases, *triton_cases.EPILOGUE_CASES.get(module, {})]
+        rows += [
+            (module, tuple(names[first : first + AT_ONCE]))
+            for first in range(0, len(names), AT_ONCE)
+        ]
+    return rows
+
+
 # One tile of each kind of kernel sees every case; all tiles see one, where they are large.
 SEES_ALL = (
     "tma_64x64x64", "tma_64x32x128_split2", "pointer_64x64x64", "box_64x64x64",
@@ -34,17 +45,13 @@ COMPILED = [
 ]
 
 
-@pytest.fixture(scope="module")
-def outcomes() -> dict[str, dict[str, str]]:
-    """Error texts by module, filled when a module is first asked for."""
-    return {}
-
-
-@pytest.mark.parametrize(("module", "name"), INTERPRETED, ids="-".join)
-def test_interpreted(module: str, name: str, outcomes: dict[str, dict[str, str]]) -> None:
-    if module not in outcomes:
-        outcomes[module] = run_cases(module)
-    assert not outcomes[module][name], outcomes[module][name]
+@pytest.mark.parametrize(
+    ("module", "names"),
+    [pytest.param(*row, id=f"{row[0]}-{row[1][0]}") for row in interpreted_cases()],
+)
+def test_interpreted(module: str, names: tuple[str, ...]) -> None:
+    failed = run_cases(module, names)
+    assert not failed, "\n\n".join(f"{name}\n{error}" for name, error in failed.items())
 
 
 @pytest.fixture
@@ -58,7 +65,9 @@ def all_tiles(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize(("module", "name"), COMPILED, ids="-".join)
+@pytest.mark.parametrize(
+    ("module", "name"), [pytest.param(*row, id="-".join(row)) for row in COMPILED]
+)
 def test_on_gpu(module: str, name: str, all_tiles: None) -> None:
     table = {**triton_cases.CASES[module], **triton_cases.GPU_CASES[module]}
     with cuda_testing.testing_on(cuda_testing.real_gpu()):
