@@ -11,6 +11,8 @@ import torch
 from torch2rt.bench.contenders.adapter import cast_floats, cast_loaded
 from torch2rt.bench.contenders.base import BuildRequest, Contender
 
+_GPU_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
 
 class Torch2rt(Contender):
     """``torch2rt.convert`` and a call of the module it returns, inputs in the model's dtype."""
@@ -32,8 +34,11 @@ class Torch2rt(Contender):
         # torch.export takes other operators apart where inference mode is on.
         with torch.inference_mode(False), torch.no_grad():
             loaded = request.loaded
+            dtype = torch.float32
             if request.is_on_gpu:
-                loaded = cast_loaded(loaded, torch.float32, request.device)
+                # What the others are given too: a half model reads half inputs.
+                dtype = _GPU_DTYPES.get(request.precision, torch.float32)
+                loaded = cast_loaded(loaded, dtype, request.device)
             engine = torch2rt.convert(
                 loaded.model,
                 dict(loaded.kwargs) if loaded.kwargs else loaded.args,
@@ -44,10 +49,8 @@ class Torch2rt(Contender):
                 tune_budget_s=request.tune_budget_s,
                 progress=False,
             )
-            args = tuple(cast_floats(v, torch.float32, request.device) for v in loaded.args)
-            kwargs = {
-                k: cast_floats(v, torch.float32, request.device) for k, v in loaded.kwargs.items()
-            }
+            args = tuple(cast_floats(v, dtype, request.device) for v in loaded.args)
+            kwargs = {k: cast_floats(v, dtype, request.device) for k, v in loaded.kwargs.items()}
 
         self.module = engine
 
