@@ -50,6 +50,8 @@ def test_a_lock_can_be_taken_again(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for _ in range(2):
         with device_lock("a"):
             pass
+    with device_lock("a"), device_lock("a"):
+        pass  # also while it is held here
     with pytest.raises(KeyError), device_lock("a"):
         raise KeyError
     with device_lock("a"):
