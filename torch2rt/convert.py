@@ -244,8 +244,10 @@ def _symbols_of_profiles(
     return [bind_symbols(network, profile) for profile in shapes]
 
 
-def _device_of(model: nn.Module) -> str:
+def _device_of(model: object) -> str:
     """Where the model's parameters and buffers are: "cpu" unless they are on a GPU."""
+    if not isinstance(model, nn.Module):
+        return "cpu"  # capture says what is wrong with it
     for tensor in (*model.parameters(), *model.buffers()):
         if tensor.is_cuda:
             return str(tensor.device)
