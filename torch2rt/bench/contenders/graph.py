@@ -35,7 +35,8 @@ class Graph(Contender):
         with torch.cuda.graph(graph):
             outputs = loaded.model(*loaded.args, **loaded.kwargs)
 
-        def call() -> object:
+        def call(weights: object = loaded) -> object:
+            """Replay; the graph knows the addresses of the weights, and they must stay."""
             graph.replay()
             return outputs
 
