@@ -2,7 +2,7 @@
 
     python tests/bench/cuda_triton_tiles.py --out results/triton_tiles.csv [--only "b1 "]
 
-The rows say how far `torch2rt.backends.cuda.triton_tiles` is off: tune it by them.
+The rows say how far `torch2rt.backends.cuda.triton.tiles` is off: tune it by them.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from tactic_testing import DictWeights, make_spec
 
 from torch2rt.backends.backend import find_tactics
 from torch2rt.backends.buffer import Buffer
-from torch2rt.backends.cuda import triton_tiles
 from torch2rt.backends.cuda.backend import CudaBackend
+from torch2rt.backends.cuda.triton import tiles as triton_tiles
 from torch2rt.backends.spec import LayerSpec
 from torch2rt.backends.tactic import Job, Prepared, Tactic, Unprepared
 from torch2rt.layers.convolution import Convolution

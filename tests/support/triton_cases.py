@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from cuda_testing import check_cuda_tactic
 
-from torch2rt.backends.cuda import triton_tiles
+from torch2rt.backends.cuda.triton import tiles as triton_tiles
 from torch2rt.layers.attention import Attention
 from torch2rt.layers.convolution import Convolution
 from torch2rt.layers.matmul import Matmul

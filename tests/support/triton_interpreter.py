@@ -26,8 +26,10 @@ import torch
 from cuda_testing import Emulated, testing_on
 
 from torch2rt.backends.buffer import address_of
-from torch2rt.backends.cuda import tensor_map, triton_kernel, triton_tiles
 from torch2rt.backends.cuda.device import Device, Dim3, Kernel, Memory
+from torch2rt.backends.cuda.triton import kernel as triton_kernel
+from torch2rt.backends.cuda.triton import tensor_map
+from torch2rt.backends.cuda.triton import tiles as triton_tiles
 from torch2rt.backends.tactic import Job
 from torch2rt.network.dtype import Array
 

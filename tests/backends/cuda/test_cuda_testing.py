@@ -5,7 +5,7 @@ import pytest
 import torch
 from cuda_testing import check_cuda_tactic
 
-from torch2rt.backends.cuda.cpp import cpp_kernel
+from torch2rt.backends.cuda.cpp.kernel import cpp_kernel
 from torch2rt.backends.cuda.launch import I32, In, KernelPrepared, Launch, Out, Work
 from torch2rt.backends.tactic import Tactic
 from torch2rt.expression import parse_expression

@@ -15,7 +15,7 @@ from tactic_testing import DictWeights
 
 from torch2rt.backends.backend import find_tactic
 from torch2rt.backends.cuda.device import Device, Kernel, Memory, preparing_for
-from torch2rt.backends.cuda.triton_kernel import TritonJob
+from torch2rt.backends.cuda.triton.kernel import TritonJob
 from torch2rt.backends.spec import LayerSpec
 from torch2rt.backends.tactic import Job
 from torch2rt.layers.attention import Attention

@@ -6,7 +6,7 @@ import pytest
 import torch
 from cuda_testing import assert_refused, check_cuda_tactic
 
-from torch2rt.backends.cuda.convolution import patch
+from torch2rt.backends.cuda.cpp.convolution import patch
 from torch2rt.layers.convolution import Convolution
 
 pytestmark = pytest.mark.usefixtures("cuda_device")

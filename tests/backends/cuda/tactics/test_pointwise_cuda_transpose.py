@@ -16,8 +16,8 @@ from cuda_testing import (
 )
 
 from torch2rt.backends.backend import find_tactic
+from torch2rt.backends.cuda.cpp.transposed import transpose_kernel
 from torch2rt.backends.cuda.device import preparing_for
-from torch2rt.backends.cuda.transposed import transpose_kernel
 from torch2rt.backends.spec import Layout, LayoutChoice
 from torch2rt.backends.tactic import Refusal, Unprepared
 from torch2rt.expression import parse_expression

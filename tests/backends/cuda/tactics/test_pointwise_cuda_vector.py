@@ -5,7 +5,7 @@ import torch
 from cuda_compile import compile_for_all
 from cuda_testing import assert_refused, check_cuda_tactic, cuda_spec
 
-from torch2rt.backends.cuda.elementwise import merge_axes
+from torch2rt.backends.cuda.cpp.elementwise import merge_axes
 from torch2rt.backends.cuda.tactics.pointwise_cuda_vector import pointwise_kernel
 from torch2rt.backends.spec import Layout, LayoutChoice
 from torch2rt.expression import parse_expression

@@ -8,7 +8,7 @@ from cuda_compile import compile_for_all
 from cuda_testing import check_cuda_tactic, make_spec
 from strided_cases import with_dtypes
 
-from torch2rt.backends.cuda.reductions import reduce_problem
+from torch2rt.backends.cuda.cpp.reductions import reduce_problem
 from torch2rt.kernels.cuda.reduce import finish_source, reduce_source
 from torch2rt.layers.reduce import Reduce
 from torch2rt.network.dtype import DType

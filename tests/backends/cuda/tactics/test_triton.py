@@ -12,7 +12,7 @@ import cuda_testing
 import triton_cases
 from triton_interpreter import run_cases
 
-from torch2rt.backends.cuda import triton_tiles
+from torch2rt.backends.cuda.triton import tiles as triton_tiles
 
 # A process that interprets takes seconds to start: it runs so many cases.
 AT_ONCE = 20

@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from torch2rt.backends.cuda.cpp.moves import Copy, CopyMove, stored
 from torch2rt.backends.cuda.device import Memory, current_device
 from torch2rt.backends.cuda.launch import Out, Packed
-from torch2rt.backends.cuda.moves import Copy, CopyMove, stored
 from torch2rt.backends.kinds import concrete, kind_of
 from torch2rt.backends.spec import LayerSpec
 from torch2rt.backends.tactic import Weights

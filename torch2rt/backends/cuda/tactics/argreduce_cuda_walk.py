@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from torch2rt.backends.cuda.constants import operand
-from torch2rt.backends.cuda.cpp import cpp_kernel
-from torch2rt.backends.cuda.device import current_device
-from torch2rt.backends.cuda.launch import I64, KernelPrepared, Launch, Out
-from torch2rt.backends.cuda.walks import (
+from torch2rt.backends.cuda.cpp.kernel import cpp_kernel
+from torch2rt.backends.cuda.cpp.walks import (
     accumulator_type,
     epilogue_refusal,
     image_or_plain_choices,
     kept_walk,
 )
+from torch2rt.backends.cuda.device import current_device
+from torch2rt.backends.cuda.launch import I64, KernelPrepared, Launch, Out
 from torch2rt.backends.spec import LayerSpec, LayoutChoice
 from torch2rt.backends.tactic import Prepared, Refusal, Tactic, Unprepared, Weights
 from torch2rt.kernels.cuda.argreduce import ArgReduceProblem, argreduce_source

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch2rt.backends.cuda import triton_tiles
 from torch2rt.backends.cuda.constants import operand
 from torch2rt.backends.cuda.device import current_device
 from torch2rt.backends.cuda.launch import KernelPrepared, Out
-from torch2rt.backends.cuda.tensor_map import Matrix
-from torch2rt.backends.cuda.triton_kernel import Value, triton_kernel
-from torch2rt.backends.cuda.triton_operands import (
+from torch2rt.backends.cuda.triton import tiles
+from torch2rt.backends.cuda.triton.kernel import Value, triton_kernel
+from torch2rt.backends.cuda.triton.operands import (
     MAX_OFFSET,
     TRITON_TYPES,
     Axis,
@@ -21,6 +20,7 @@ from torch2rt.backends.cuda.triton_operands import (
     make_program,
     max_offset,
 )
+from torch2rt.backends.cuda.triton.tensor_map import Matrix
 from torch2rt.backends.spec import LayerSpec, TensorSpec
 from torch2rt.backends.tactic import Prepared, Refusal, Tactic, Unprepared, Weights
 from torch2rt.layers.attention import Attention
@@ -108,7 +108,7 @@ class TritonAttention(Tactic):
         takes_maps = current_device().capability >= (9, 0) and map_refusal(spec, heads) is None
         if self.is_mapped and not takes_maps:
             return Refusal("operands that cannot be mapped")
-        if not self.is_mapped and takes_maps and self.place >= triton_tiles.POINTERS_BESIDE_MAPS:
+        if not self.is_mapped and takes_maps and self.place >= tiles.POINTERS_BESIDE_MAPS:
             return Refusal("tensor maps are faster")
         return None
 

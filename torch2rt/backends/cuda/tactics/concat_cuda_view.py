@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from torch2rt.backends.buffer import VECTOR_BYTES
-from torch2rt.backends.cuda.moves import same_layouts
+from torch2rt.backends.cuda.cpp.moves import same_layouts
 from torch2rt.backends.kinds import kind_of
 from torch2rt.backends.spec import LayerSpec, LayoutChoice
 from torch2rt.backends.tactic import Prepared, Refusal, Tactic, Unprepared, View, Weights

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from torch2rt.backends.cuda.convolution.depthwise import DepthwiseTactic
-from torch2rt.backends.cuda.convolution.patch import GroupedTactic, StemTactic
+from torch2rt.backends.cuda.cpp.convolution.depthwise import DepthwiseTactic
+from torch2rt.backends.cuda.cpp.convolution.patch import GroupedTactic, StemTactic
 
 
 class Depthwise1x1(DepthwiseTactic):

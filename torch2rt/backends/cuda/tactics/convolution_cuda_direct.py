@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from torch2rt.backends.cuda.convolution.direct import DirectTactic
+from torch2rt.backends.cuda.cpp.convolution.direct import DirectTactic
 
 
 class DirectConvolution(DirectTactic):

@@ -10,19 +10,19 @@ import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from torch2rt.backends.cuda import triton_convolution as windows
-from torch2rt.backends.cuda import triton_patches as patches
-from torch2rt.backends.cuda import triton_tiles
 from torch2rt.backends.cuda.device import current_device
-from torch2rt.backends.cuda.triton_gemm import (
+from torch2rt.backends.cuda.triton import convolution as windows
+from torch2rt.backends.cuda.triton import patches
+from torch2rt.backends.cuda.triton import tiles
+from torch2rt.backends.cuda.triton.gemm import (
     Product,
     find_product,
     map_refusal,
     prepare_maps,
     prepare_pointers,
 )
-from torch2rt.backends.cuda.triton_operands import epilogue_refusal
-from torch2rt.backends.cuda.triton_tiles import (
+from torch2rt.backends.cuda.triton.operands import epilogue_refusal
+from torch2rt.backends.cuda.triton.tiles import (
     BOX_TILES,
     GATHER_TILES,
     MAP_TILES,
@@ -125,8 +125,8 @@ class WindowConvolution(TritonConvolution):
             return Refusal("patches should be faster")
         refuse = windows.box_refusal if self.is_box else windows.gather_refusal
         ranks = windows.rank_windows(
-            window, current_device(), BOX_TILES, GATHER_TILES, triton_tiles.BOXES_WORTH_COMPILING,
-            triton_tiles.GATHERS_WORTH_COMPILING,
+            window, current_device(), BOX_TILES, GATHER_TILES, tiles.BOXES_WORTH_COMPILING,
+            tiles.GATHERS_WORTH_COMPILING,
         )
         if (self.tile, self.is_box) in ranks:
             return None

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from torch2rt.backends.cuda.cpp.moves import Move, flat_launch, largest_vector, pattern_of
 from torch2rt.backends.cuda.launch import I32, I64, Argument, KernelPrepared, Out
-from torch2rt.backends.cuda.moves import Move, flat_launch, largest_vector, pattern_of
 from torch2rt.backends.kinds import kind_of
 from torch2rt.backends.spec import LayerSpec
 from torch2rt.backends.tactic import Prepared, Refusal, Weights

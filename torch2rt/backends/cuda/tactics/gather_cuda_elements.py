@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from torch2rt.backends.cuda.cpp.lookups import Lookup, lookup_launches
+from torch2rt.backends.cuda.cpp.moves import Move
 from torch2rt.backends.cuda.launch import KernelPrepared
-from torch2rt.backends.cuda.lookups import Lookup, lookup_launches
-from torch2rt.backends.cuda.moves import Move
 from torch2rt.backends.kinds import kind_of
 from torch2rt.backends.spec import LayerSpec
 from torch2rt.backends.tactic import Prepared, Weights

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from typing import ClassVar
 
-from torch2rt.backends.cuda.combines import (
+from torch2rt.backends.cuda.cpp.combines import (
     EntryAxis,
     LineAxis,
     combine_prepared,
     combine_refusal,
 )
-from torch2rt.backends.cuda.lookups import broadcast_strides, indexed_axes
-from torch2rt.backends.cuda.moves import Move
+from torch2rt.backends.cuda.cpp.lookups import broadcast_strides, indexed_axes
+from torch2rt.backends.cuda.cpp.moves import Move
 from torch2rt.backends.kinds import kind_of
 from torch2rt.backends.spec import LayerSpec
 from torch2rt.backends.tactic import Prepared, Refusal, Weights

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from torch2rt.backends.cuda.launch import KernelPrepared
-from torch2rt.backends.cuda.lookups import (
+from torch2rt.backends.cuda.cpp.lookups import (
     Lookup,
     broadcast_strides,
     indexed_axes,
     lookup_launches,
 )
-from torch2rt.backends.cuda.moves import Move, copy_launches, overwritable, part_of, whole_axes
+from torch2rt.backends.cuda.cpp.moves import Move, copy_launches, overwritable, part_of, whole_axes
+from torch2rt.backends.cuda.launch import KernelPrepared
 from torch2rt.backends.kinds import kind_of
 from torch2rt.backends.spec import LayerSpec
 from torch2rt.backends.tactic import Prepared, Refusal, Weights

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from torch2rt.backends.cuda.layer_norms import (
+from torch2rt.backends.cuda.cpp.layer_norms import (
     block_lanes,
     has_whole_rows,
     layer_norm_refusal,

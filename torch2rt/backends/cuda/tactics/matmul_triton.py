@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from torch2rt.backends.cuda.device import current_device
-from torch2rt.backends.cuda.triton_gemm import (
+from torch2rt.backends.cuda.triton.gemm import (
     Product,
     find_product,
     map_refusal,
     prepare_maps,
     prepare_pointers,
 )
-from torch2rt.backends.cuda.triton_operands import aligned_strides, epilogue_refusal
-from torch2rt.backends.cuda.triton_tiles import MAP_TILES, POINTER_TILES, Tile, rank_tiles
+from torch2rt.backends.cuda.triton.operands import aligned_strides, epilogue_refusal
+from torch2rt.backends.cuda.triton.tiles import MAP_TILES, POINTER_TILES, Tile, rank_tiles
 from torch2rt.backends.spec import LayerSpec
 from torch2rt.backends.tactic import Prepared, Refusal, Tactic, Unprepared, Weights
 from torch2rt.layers.matmul import Matmul

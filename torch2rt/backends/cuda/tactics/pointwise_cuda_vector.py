@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from torch2rt.backends.cuda.cpp import cpp_kernel
-from torch2rt.backends.cuda.device import current_device
-from torch2rt.backends.cuda.elementwise import (
+from torch2rt.backends.cuda.cpp.elementwise import (
     arguments_of,
     ceil_divide,
     cpp_refusal,
@@ -19,6 +17,8 @@ from torch2rt.backends.cuda.elementwise import (
     overwritable,
     printed,
 )
+from torch2rt.backends.cuda.cpp.kernel import cpp_kernel
+from torch2rt.backends.cuda.device import current_device
 from torch2rt.backends.cuda.launch import I32, I64, KernelPrepared, Launch
 from torch2rt.backends.spec import LayerSpec, Layout, LayoutChoice
 from torch2rt.backends.tactic import Prepared, Refusal, Tactic, Weights

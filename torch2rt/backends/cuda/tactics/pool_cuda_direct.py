@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+from torch2rt.backends.cuda.cpp.pools import pool_problem, prepare_pool
+from torch2rt.backends.cuda.cpp.walks import epilogue_refusal, image_choice
 from torch2rt.backends.cuda.device import current_device
-from torch2rt.backends.cuda.pools import pool_problem, prepare_pool
-from torch2rt.backends.cuda.walks import epilogue_refusal, image_choice
 from torch2rt.backends.spec import LayerSpec, LayoutChoice
 from torch2rt.backends.tactic import Prepared, Refusal, Tactic, Unprepared, Weights
 from torch2rt.kernels.cuda.pool import Window

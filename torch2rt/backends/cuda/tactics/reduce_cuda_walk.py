@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from torch2rt.backends.cuda.constants import operand
-from torch2rt.backends.cuda.cpp import cpp_kernel
-from torch2rt.backends.cuda.device import current_device
-from torch2rt.backends.cuda.launch import I32, I64, KernelPrepared, Launch, Out, Work
-from torch2rt.backends.cuda.reductions import reduce_problem
-from torch2rt.backends.cuda.walks import (
+from torch2rt.backends.cuda.cpp.kernel import cpp_kernel
+from torch2rt.backends.cuda.cpp.reductions import reduce_problem
+from torch2rt.backends.cuda.cpp.walks import (
     epilogue_refusal,
     extra_arguments,
     image_or_plain_choices,
     itemsize_bytes,
 )
+from torch2rt.backends.cuda.device import current_device
+from torch2rt.backends.cuda.launch import I32, I64, KernelPrepared, Launch, Out, Work
 from torch2rt.backends.spec import LayerSpec, LayoutChoice
 from torch2rt.backends.tactic import Prepared, Refusal, Tactic, Unprepared, Weights
 from torch2rt.kernels.cuda.reduce import FINISH_THREADS, finish_source, reduce_source

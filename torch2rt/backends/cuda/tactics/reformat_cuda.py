@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from torch2rt.backends.cuda.elementwise import cpp_refusal
+from torch2rt.backends.cuda.cpp.elementwise import cpp_refusal
+from torch2rt.backends.cuda.cpp.transposed import prepare_transposed
 from torch2rt.backends.cuda.tactics.pointwise_cuda_vector import PointwiseVector
-from torch2rt.backends.cuda.transposed import prepare_transposed
 from torch2rt.backends.spec import LayerSpec, LayoutChoice, canonical_layout
 from torch2rt.backends.tactic import Prepared, Refusal, Tactic, Weights
 

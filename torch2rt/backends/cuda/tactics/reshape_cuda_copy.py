@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from torch2rt.backends.cuda.moves import Copy, CopyMove, layout_pairs, part_of
+from torch2rt.backends.cuda.cpp.moves import Copy, CopyMove, layout_pairs, part_of
 from torch2rt.backends.spec import LayerSpec, LayoutChoice, TensorSpec
 from torch2rt.backends.tactic import Unprepared, Weights
 from torch2rt.kernels.cuda.strided import Axis

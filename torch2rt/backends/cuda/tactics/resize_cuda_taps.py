@@ -9,14 +9,14 @@ import numpy as np
 
 from torch2rt.backends.buffer import VECTOR_BYTES
 from torch2rt.backends.cuda.constants import operand
-from torch2rt.backends.cuda.device import Memory, current_device
-from torch2rt.backends.cuda.launch import I32, Argument, KernelPrepared, Out, Packed
-from torch2rt.backends.cuda.moves import (
+from torch2rt.backends.cuda.cpp.moves import (
     Move,
     axis_arguments,
     flat_launch,
     in_vectors,
 )
+from torch2rt.backends.cuda.device import Memory, current_device
+from torch2rt.backends.cuda.launch import I32, Argument, KernelPrepared, Out, Packed
 from torch2rt.backends.kinds import kind_of
 from torch2rt.backends.resize_taps import Taps, resize_taps
 from torch2rt.backends.spec import LayerSpec

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from torch2rt.backends.cuda.combines import (
+from torch2rt.backends.cuda.cpp.combines import (
     EntryAxis,
     LineAxis,
     combine_prepared,
     combine_refusal,
 )
-from torch2rt.backends.cuda.moves import Move
+from torch2rt.backends.cuda.cpp.moves import Move
 from torch2rt.backends.kinds import kind_of
 from torch2rt.backends.spec import LayerSpec
 from torch2rt.backends.tactic import Prepared, Refusal, Weights

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from torch2rt.backends.cuda.cpp.moves import Move, copy_launches, overwritable, part_of, whole_axes
 from torch2rt.backends.cuda.launch import KernelPrepared
-from torch2rt.backends.cuda.moves import Move, copy_launches, overwritable, part_of, whole_axes
 from torch2rt.backends.kinds import concrete, kind_of
 from torch2rt.backends.spec import LayerSpec
 from torch2rt.backends.tactic import Prepared, Weights

@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from torch2rt.backends.cuda.constants import operand
-from torch2rt.backends.cuda.cpp import cpp_kernel
-from torch2rt.backends.cuda.device import current_device
-from torch2rt.backends.cuda.launch import I64, KernelPrepared, Launch, Out
-from torch2rt.backends.cuda.walks import (
+from torch2rt.backends.cuda.cpp.kernel import cpp_kernel
+from torch2rt.backends.cuda.cpp.walks import (
     accumulator_type,
     epilogue_refusal,
     first_overwritten,
@@ -17,6 +15,8 @@ from torch2rt.backends.cuda.walks import (
     lanes_of_warp,
     walk,
 )
+from torch2rt.backends.cuda.device import current_device
+from torch2rt.backends.cuda.launch import I64, KernelPrepared, Launch, Out
 from torch2rt.backends.spec import LayerSpec, LayoutChoice
 from torch2rt.backends.tactic import Prepared, Refusal, Tactic, Unprepared, Weights
 from torch2rt.kernels.cuda.prelude import c_type

@@ -6,10 +6,10 @@ import math
 from typing import ClassVar
 
 from torch2rt.backends.cuda.constants import operand
-from torch2rt.backends.cuda.cpp import cpp_kernel
+from torch2rt.backends.cuda.cpp.kernel import cpp_kernel
+from torch2rt.backends.cuda.cpp.moves import Move
 from torch2rt.backends.cuda.device import current_device
 from torch2rt.backends.cuda.launch import I32, KernelPrepared, Launch, Out
-from torch2rt.backends.cuda.moves import Move
 from torch2rt.backends.kinds import kind_of
 from torch2rt.backends.spec import LayerSpec, LayoutChoice, plain_choice
 from torch2rt.backends.tactic import Prepared, Refusal, Weights

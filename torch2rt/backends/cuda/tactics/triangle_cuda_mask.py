@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from torch2rt.backends.buffer import VECTOR_BYTES
 from torch2rt.backends.cuda.constants import operand
+from torch2rt.backends.cuda.cpp.moves import Move, flat_launch, overwritable
 from torch2rt.backends.cuda.launch import I32, Argument, KernelPrepared, Out
-from torch2rt.backends.cuda.moves import Move, flat_launch, overwritable
 from torch2rt.backends.kinds import kind_of
 from torch2rt.backends.spec import LayerSpec, LayoutChoice, plain_choice
 from torch2rt.backends.tactic import Prepared, Weights

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from torch2rt import expression as ex
 from torch2rt.backends.cuda.constants import operand
+from torch2rt.backends.cuda.cpp.print_cpp import compute_type, missing_op, print_cpp
 from torch2rt.backends.cuda.launch import Argument, Out
-from torch2rt.backends.cuda.print_cpp import compute_type, missing_op, print_cpp
 from torch2rt.backends.spec import LayerSpec, Layout, TensorSpec
 from torch2rt.backends.tactic import Refusal, Unprepared, Weights
 from torch2rt.kernels.cuda.pointwise import Operand

@@ -11,11 +11,10 @@ from typing import Any
 import pytest
 
 from torch2rt.backends.buffer import Buffer
-from torch2rt.backends.cuda import tensor_map
 from torch2rt.backends.cuda.device import Device, Dim3, Kernel, Memory, preparing_for
 from torch2rt.backends.cuda.launch import I32, In, KernelCall, Out
-from torch2rt.backends.cuda.tensor_map import Box, Matrix
-from torch2rt.backends.cuda.triton_kernel import (
+from torch2rt.backends.cuda.triton import tensor_map
+from torch2rt.backends.cuda.triton.kernel import (
     Program,
     TritonJob,
     TritonKernel,
@@ -23,6 +22,7 @@ from torch2rt.backends.cuda.triton_kernel import (
     triton_kernel,
     unpack_blob,
 )
+from torch2rt.backends.cuda.triton.tensor_map import Box, Matrix
 from torch2rt.backends.spec import TensorSpec
 from torch2rt.backends.tactic import Job, Unprepared, Weights
 from torch2rt.network.dtype import Array, DType

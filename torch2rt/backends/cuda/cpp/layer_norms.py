@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 
 from torch2rt.backends.cuda.constants import operand
-from torch2rt.backends.cuda.cpp import cpp_kernel
-from torch2rt.backends.cuda.device import current_device
-from torch2rt.backends.cuda.launch import I64, KernelPrepared, Launch, Out
-from torch2rt.backends.cuda.walks import (
+from torch2rt.backends.cuda.cpp.kernel import cpp_kernel
+from torch2rt.backends.cuda.cpp.walks import (
     accumulator_type,
     epilogue_refusal,
     first_overwritten,
     lanes_of_warp,
 )
+from torch2rt.backends.cuda.device import current_device
+from torch2rt.backends.cuda.launch import I64, KernelPrepared, Launch, Out
 from torch2rt.backends.spec import LayerSpec, TensorSpec
 from torch2rt.backends.tactic import Prepared, Refusal, Unprepared, Weights
 from torch2rt.kernels.cuda.layer_norm import LayerNormProblem, layer_norm_source

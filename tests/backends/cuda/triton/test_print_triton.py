@@ -4,7 +4,7 @@ import ast
 
 import pytest
 
-from torch2rt.backends.cuda.print_triton import print_epilogue, refusal_reason
+from torch2rt.backends.cuda.triton.print_triton import print_epilogue, refusal_reason
 from torch2rt.expression import parse_expression
 
 PARAMETERS = ("acc", "i1", "i2", "i3")

@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 
 from torch2rt.backends.cuda.device import Kernel, current_device
 from torch2rt.backends.cuda.launch import I32, I64, Argument, Launch
-from torch2rt.backends.cuda.tensor_map import Box, Matrix, encoded_map
+from torch2rt.backends.cuda.triton.tensor_map import Box, Matrix, encoded_map
 from torch2rt.backends.tactic import Unprepared, Weights
 from torch2rt.kernels.triton import source
 

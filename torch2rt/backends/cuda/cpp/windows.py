@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from torch2rt.backends.buffer import VECTOR_BYTES
 from torch2rt.backends.cuda.constants import operand
+from torch2rt.backends.cuda.cpp.moves import flat_launch
 from torch2rt.backends.cuda.launch import I32, I64, Argument, KernelPrepared, Out
-from torch2rt.backends.cuda.moves import flat_launch
 from torch2rt.backends.spec import LayerSpec
 from torch2rt.backends.tactic import Weights
 from torch2rt.kernels.cuda import pad as pad_kernel

@@ -7,11 +7,11 @@ import math
 from collections.abc import Sequence
 from typing import ClassVar
 
-from torch2rt.backends.cuda.convolution import estimates, specs
-from torch2rt.backends.cuda.cpp import cpp_kernel
+from torch2rt.backends.cuda.cpp.convolution import estimates, specs
+from torch2rt.backends.cuda.cpp.kernel import cpp_kernel
+from torch2rt.backends.cuda.cpp.walks import extra_arguments
 from torch2rt.backends.cuda.device import current_device
 from torch2rt.backends.cuda.launch import In, KernelPrepared, Launch, Out, Packed
-from torch2rt.backends.cuda.walks import extra_arguments
 from torch2rt.backends.spec import LayerSpec, Layout, LayoutChoice
 from torch2rt.backends.tactic import Prepared, Refusal, Tactic, Unprepared, Weights
 from torch2rt.kernels.cuda import patch_convolution as patch

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from torch2rt.backends.cuda.walks import accumulator_type, kept_walk, make_epilogue
+from torch2rt.backends.cuda.cpp.walks import accumulator_type, kept_walk, make_epilogue
 from torch2rt.backends.spec import LayerSpec
 from torch2rt.kernels.cuda.prelude import c_type
 from torch2rt.kernels.cuda.reduce import ReduceProblem

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch2rt.backends.cuda.constants import operand
-from torch2rt.backends.cuda.launch import I32, I64, Argument, Launch, Out
-from torch2rt.backends.cuda.moves import (
+from torch2rt.backends.cuda.cpp.moves import (
     axis_arguments,
     flat_launch,
     in_vectors,
@@ -15,6 +14,7 @@ from torch2rt.backends.cuda.moves import (
     ordered,
     vector_items,
 )
+from torch2rt.backends.cuda.launch import I32, I64, Argument, Launch, Out
 from torch2rt.backends.spec import LayerSpec, TensorSpec
 from torch2rt.backends.tactic import Weights
 from torch2rt.kernels.cuda import gather as gather_kernel

@@ -6,14 +6,14 @@ import itertools
 import math
 from collections.abc import Sequence
 
-from torch2rt.backends.cuda.cpp import cpp_kernel
-from torch2rt.backends.cuda.device import current_device
-from torch2rt.backends.cuda.elementwise import (
+from torch2rt.backends.cuda.cpp.elementwise import (
     arguments_of,
     kernel_operand,
     largest_offset,
     printed,
 )
+from torch2rt.backends.cuda.cpp.kernel import cpp_kernel
+from torch2rt.backends.cuda.device import current_device
 from torch2rt.backends.cuda.launch import KernelPrepared, Launch
 from torch2rt.backends.spec import LayerSpec, TensorSpec
 from torch2rt.backends.tactic import Unprepared, Weights

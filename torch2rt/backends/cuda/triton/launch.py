@@ -12,14 +12,14 @@ import numpy as np
 from torch2rt.backends.buffer import Buffer
 from torch2rt.backends.cuda.device import Device, current_device
 from torch2rt.backends.cuda.launch import KernelPrepared, Launch, Packed, Work
-from torch2rt.backends.cuda.triton_kernel import TritonKernel
-from torch2rt.backends.cuda.triton_operands import (
+from torch2rt.backends.cuda.triton.kernel import TritonKernel
+from torch2rt.backends.cuda.triton.operands import (
     MAX_EXTRAS,
     TRITON_TYPES,
     Extra,
     aligned_strides,
 )
-from torch2rt.backends.cuda.triton_tiles import Tile
+from torch2rt.backends.cuda.triton.tiles import Tile
 from torch2rt.backends.spec import LayerSpec, TensorSpec
 from torch2rt.backends.tactic import Call, Prepared, Unprepared
 

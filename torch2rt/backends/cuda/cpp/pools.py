@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from torch2rt.backends.cuda.constants import operand
-from torch2rt.backends.cuda.cpp import cpp_kernel
-from torch2rt.backends.cuda.launch import I64, KernelPrepared, Launch, Out
-from torch2rt.backends.cuda.walks import (
+from torch2rt.backends.cuda.cpp.kernel import cpp_kernel
+from torch2rt.backends.cuda.cpp.walks import (
     accumulator_type,
     extra_arguments,
     extra_strides,
     make_epilogue,
 )
+from torch2rt.backends.cuda.launch import I64, KernelPrepared, Launch, Out
 from torch2rt.backends.spec import LayerSpec, Layout, TensorSpec
 from torch2rt.backends.tactic import Prepared, Weights
 from torch2rt.kernels.cuda.pool import THREADS, PoolProblem, Three, Window, pool_source

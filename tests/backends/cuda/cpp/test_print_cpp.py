@@ -10,7 +10,7 @@ from kernel_testing import run_kernel
 from layer_testing import as_double
 
 from torch2rt import expression as ex
-from torch2rt.backends.cuda.print_cpp import compute_type, missing_op, print_cpp
+from torch2rt.backends.cuda.cpp.print_cpp import compute_type, missing_op, print_cpp
 from torch2rt.expression import OPS, parse_expression
 from torch2rt.kernels.cuda.prelude import PRELUDE, c_type
 from torch2rt.network.dtype import DType

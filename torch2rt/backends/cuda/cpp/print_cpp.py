@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from torch2rt import expression as ex
-from torch2rt.backends.cuda.cpp_types import (
+from torch2rt.backends.cuda.cpp.types import (
     cpp_convert,
     cpp_literal,
     default_dtype,

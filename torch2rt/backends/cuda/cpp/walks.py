@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from torch2rt.backends.cuda.constants import operand
+from torch2rt.backends.cuda.cpp.print_cpp import compute_type, missing_op, print_cpp
 from torch2rt.backends.cuda.launch import Argument
-from torch2rt.backends.cuda.print_cpp import compute_type, missing_op, print_cpp
 from torch2rt.backends.spec import LayerSpec, Layout, LayoutChoice, TensorSpec, plain_choice
 from torch2rt.backends.tactic import Refusal, Weights
 from torch2rt.kernels.cuda.operands import Epilogue, Extra

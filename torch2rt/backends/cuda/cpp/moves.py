@@ -11,7 +11,7 @@ import numpy as np
 
 from torch2rt.backends.buffer import VECTOR_BYTES
 from torch2rt.backends.cuda.constants import operand
-from torch2rt.backends.cuda.cpp import cpp_kernel
+from torch2rt.backends.cuda.cpp.kernel import cpp_kernel
 from torch2rt.backends.cuda.device import current_device
 from torch2rt.backends.cuda.launch import (
     I32,

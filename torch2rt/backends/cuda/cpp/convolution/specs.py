@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from torch2rt.backends.cuda.constants import packed_constant
+from torch2rt.backends.cuda.cpp.print_cpp import missing_op, print_cpp
+from torch2rt.backends.cuda.cpp.walks import broadcast_strides
 from torch2rt.backends.cuda.device import Memory
-from torch2rt.backends.cuda.print_cpp import missing_op, print_cpp
-from torch2rt.backends.cuda.walks import broadcast_strides
 from torch2rt.backends.spec import LayerSpec, Layout, LayoutChoice, TensorSpec
 from torch2rt.backends.tactic import Refusal, Weights
 from torch2rt.kernels.cuda.convolution_shape import ConvolutionShape, Operand

@@ -13,11 +13,10 @@ import numpy as np
 from torch2rt.backends.cuda.constants import operand, packed_constant
 from torch2rt.backends.cuda.device import Device, current_device
 from torch2rt.backends.cuda.launch import Out, Packed
-from torch2rt.backends.cuda.tensor_map import Matrix
-from torch2rt.backends.cuda.triton_gemm import FEW_ROWS, GROUP
-from torch2rt.backends.cuda.triton_kernel import Value, triton_kernel
-from torch2rt.backends.cuda.triton_launch import extra_kinds, extra_types, finish, part_types
-from torch2rt.backends.cuda.triton_operands import (
+from torch2rt.backends.cuda.triton.gemm import FEW_ROWS, GROUP
+from torch2rt.backends.cuda.triton.kernel import Value, triton_kernel
+from torch2rt.backends.cuda.triton.launch import extra_kinds, extra_types, finish, part_types
+from torch2rt.backends.cuda.triton.operands import (
     MAX_EXTRAS,
     TRITON_TYPES,
     Axis,
@@ -27,7 +26,8 @@ from torch2rt.backends.cuda.triton_operands import (
     fold,
     make_program,
 )
-from torch2rt.backends.cuda.triton_tiles import Tile, Work, product_rate
+from torch2rt.backends.cuda.triton.tensor_map import Matrix
+from torch2rt.backends.cuda.triton.tiles import Tile, Work, product_rate
 from torch2rt.backends.spec import LayerSpec, TensorSpec
 from torch2rt.backends.tactic import Prepared, Refusal, Unprepared, Weights
 from torch2rt.layers.convolution import Convolution

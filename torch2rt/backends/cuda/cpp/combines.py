@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch2rt.backends.cuda.constants import operand
+from torch2rt.backends.cuda.cpp.moves import flat_launch, overwritable
 from torch2rt.backends.cuda.launch import I32, Argument, KernelPrepared, Out, Work
-from torch2rt.backends.cuda.moves import flat_launch, overwritable
 from torch2rt.backends.spec import LayerSpec
 from torch2rt.backends.tactic import Refusal, Weights
 from torch2rt.kernels.cuda import combine

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch2rt.backends.cuda.launch import I32
-from torch2rt.backends.cuda.print_triton import print_epilogue, refusal_reason
-from torch2rt.backends.cuda.triton_kernel import Program, Value
+from torch2rt.backends.cuda.triton.kernel import Program, Value
+from torch2rt.backends.cuda.triton.print_triton import print_epilogue, refusal_reason
 from torch2rt.backends.spec import LayerSpec, TensorSpec
 from torch2rt.backends.tactic import Refusal
 from torch2rt.kernels.triton import source

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tactic_testing import make_spec
 
-from torch2rt.backends.cuda.triton_convolution import box_count, box_shape
-from torch2rt.backends.cuda.triton_operands import (
+from torch2rt.backends.cuda.triton.convolution import box_count, box_shape
+from torch2rt.backends.cuda.triton.operands import (
     Axis,
     aligned_strides,
     classify_extra,
@@ -17,7 +17,7 @@ from torch2rt.backends.cuda.triton_operands import (
     fold,
     make_program,
 )
-from torch2rt.backends.cuda.triton_tiles import BOX_TILES, MAP_TILES, POINTER_TILES, Tile, Work
+from torch2rt.backends.cuda.triton.tiles import BOX_TILES, MAP_TILES, POINTER_TILES, Tile, Work
 from torch2rt.backends.spec import TensorSpec
 from torch2rt.backends.tactic import Refusal
 from torch2rt.layers.matmul import Matmul

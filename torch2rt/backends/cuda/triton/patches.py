@@ -10,12 +10,12 @@ import numpy as np
 from torch2rt.backends.cuda.constants import operand, packed_constant
 from torch2rt.backends.cuda.device import current_device
 from torch2rt.backends.cuda.launch import Out, Packed
-from torch2rt.backends.cuda.triton_convolution import Window
-from torch2rt.backends.cuda.triton_gemm import GROUP
-from torch2rt.backends.cuda.triton_kernel import Value, triton_kernel
-from torch2rt.backends.cuda.triton_launch import extra_kinds, extra_types, finish, part_types
-from torch2rt.backends.cuda.triton_operands import MAX_EXTRAS, TRITON_TYPES, make_program
-from torch2rt.backends.cuda.triton_tiles import Tile, Work, product_rate
+from torch2rt.backends.cuda.triton.convolution import Window
+from torch2rt.backends.cuda.triton.gemm import GROUP
+from torch2rt.backends.cuda.triton.kernel import Value, triton_kernel
+from torch2rt.backends.cuda.triton.launch import extra_kinds, extra_types, finish, part_types
+from torch2rt.backends.cuda.triton.operands import MAX_EXTRAS, TRITON_TYPES, make_program
+from torch2rt.backends.cuda.triton.tiles import Tile, Work, product_rate
 from torch2rt.backends.spec import LayerSpec
 from torch2rt.backends.tactic import Prepared, Refusal, Unprepared, Weights
 from torch2rt.layers.convolution import Convolution
