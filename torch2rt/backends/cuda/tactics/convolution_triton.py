@@ -12,8 +12,7 @@ from typing import Any, ClassVar
 
 from torch2rt.backends.cuda.device import current_device
 from torch2rt.backends.cuda.triton import convolution as windows
-from torch2rt.backends.cuda.triton import patches
-from torch2rt.backends.cuda.triton import tiles
+from torch2rt.backends.cuda.triton import patches, tiles
 from torch2rt.backends.cuda.triton.gemm import (
     Product,
     find_product,
