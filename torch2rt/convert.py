@@ -137,7 +137,8 @@ def _convert(
         step("build")
         engine = build_engine(
             lowered.network, _symbols_of_profiles(lowered.network, config, tensors), backend, cache,
-            precision=config.precision, on_progress=step.within, budget_s=config.tune_budget_s,
+            precision=config.precision, on_progress=step.within, on_compiled=step.compiled,
+            budget_s=config.tune_budget_s,
             calls={
                 "inputs": captured.call_spec.to_json(), "outputs": captured.output_spec.to_json(),
             },
@@ -302,6 +303,10 @@ class _Steps:
         """So many more layers are tuned."""
         self._count += count
         self._bar.set_postfix_str(f"build, {self._count} layers tuned")
+
+    def compiled(self, done: int, known: int) -> None:
+        """So many of the kernels that are known to be needed are compiled."""
+        self._bar.set_postfix_str(f"build, {done} of {known} kernels compiled")
 
 
 @contextmanager

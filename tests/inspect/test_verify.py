@@ -85,3 +85,24 @@ def test_layers_with_tf32_may_be_off_by_its_rounding():
     assert layer_tolerance(Matmul(), DType.FLOAT32) < 1e-4
     assert layer_tolerance(Matmul(tf32=True), DType.FLOAT32) == 1e-3
     assert layer_tolerance(Matmul(), DType.INT64) == 0.0
+
+
+@pytest.mark.parametrize("wrong", [0, 2])
+def test_every_run_until_it_settles_counts(wrong, cases, monkeypatch):
+    """The replay of a captured graph is verified, not only the first run."""
+    case = cases["mlp"]
+    engine = case.rt.engine
+    expected = [case.model(case.x).detach()]
+    runs = []
+
+    def run(engine, inputs):
+        runs.append(run_engine(engine, inputs))
+        if len(runs) - 1 == wrong:
+            runs[-1][0].fill_(math.nan)
+        return runs[-1]
+
+    monkeypatch.setattr(verify, "run_engine", run)
+    monkeypatch.setattr(engine.backend, "runs_to_settle", 3, raising=False)
+    with pytest.raises(VerificationError):
+        verify_engine(engine, engine.network, [case.x], expected, "x")
+    assert len(runs) == 3

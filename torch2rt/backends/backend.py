@@ -123,6 +123,8 @@ class Backend(abc.ABC):
     compile_workers: int = 1
     # Streams that a plan may use.
     max_streams: int = 1
+    # Runs of a plan until it does what it will always do.
+    runs_to_settle: int = 1
 
     def is_suspect(self, tactic: Tactic) -> bool:
         """Whether a new candidate is run for the first time in another process."""

@@ -34,11 +34,12 @@ def verify_engine(
     that as the model is when it computes in that precision. VerificationError names the output
     and the first layer that is off; OverflowInPrecisionError, the one that leaves the range.
     """
-    got = run_engine(engine, inputs)
     names = [binding.name for binding in engine.bindings.outputs]
+    # What is replayed later on a device is not what its first run does: the worst run counts.
+    runs = [run_engine(engine, inputs) for _ in range(engine.backend.runs_to_settle)]
     errors = {
-        name: relative_error(result, want.to(result.device))
-        for name, result, want in zip(names, got, expected, strict=True)
+        name: max(relative_error(got[index], want.to(got[index].device)) for got in runs)
+        for index, (name, want) in enumerate(zip(names, expected, strict=True))
     }
     limit = NETWORK[engine.precision]
     worst = max(errors, key=lambda name: errors[name], default=None)
