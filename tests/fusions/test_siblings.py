@@ -110,3 +110,18 @@ def test_on_a_gpu_what_begins_a_concat_ends_the_rows(parts: str, name: str) -> N
     network = check_fires(MergeSiblingConvolutions.for_target("cuda"), source)
     assert network.layers[0].name == name
     assert check_fires(MergeSiblingConvolutions(), source).layers[0].name == "a-b"
+
+
+@pytest.mark.parametrize("second", ["float16", "float32"])
+def test_biases_of_half_models_stack(second: str) -> None:
+    """Query and key of a model in half, whose biases are so too."""
+    source = (
+        "input %x: float16[2,3]\nconstant @wq: float16[3,4]\nconstant @wk: float16[3,4]\n"
+        f"constant @bq: float16[4]\nconstant @bk: {second}[4]\n"
+        "%q = matmul(%x, @wq, @bq) epilogue add(i0,i1) -> float16[2,4]\n"
+        "%k = matmul(%x, @wk, @bk) epilogue add(i0,i1) -> float16[2,4]\n"
+        + pointwise("y", "%q, %k", "mul(i0,i1)", "float16[2,4]") + "output y = %y\n"
+    )
+    network = check_fires(MergeSiblingMatmuls(), source)
+    assert network.layers[0].epilogue_inputs[0].dtype.value == second
+    assert network.layers[0].output.dtype.value == "float16"

@@ -14,6 +14,9 @@ from torch2rt.network.layer import Layer
 from torch2rt.network.network import Network
 from torch2rt.passes.base import Reject
 
+# Of constants in epilogues.
+_STACKED = (DType.FLOAT32, DType.FLOAT16, DType.BFLOAT16)
+
 
 @dataclass(frozen=True)
 class Siblings:
@@ -55,7 +58,7 @@ def stacked_values(layer: Layer) -> list[Array] | None:
     channels = output_channels(layer)
     values = []
     for tensor in layer.epilogue_inputs:
-        if channels is None or not tensor.is_constant or tensor.dtype is not DType.FLOAT32:
+        if channels is None or not tensor.is_constant or tensor.dtype not in _STACKED:
             return None
         flat = per_channel(values_of(tensor), channel_axis(layer), channels)
         if flat is None:
@@ -77,9 +80,10 @@ def merge(network: Network, match: Siblings, weight: Array) -> Layer:
         parts = [stacked_values(layer) or [] for layer in match.layers]
         stacked = np.concatenate([part[index] for part in parts])
         shaped = stacked.reshape(-1, *(1,) * (-axis - 1))
-        operands.append(add_constant(network, f"{name}.term{index}", shaped, DType.FLOAT32))
-    dtype = first.inputs[1].dtype
-    stacked_weight = add_constant(network, f"{name}.weight", weight, dtype)
+        dtypes = {layer.epilogue_inputs[index].dtype for layer in match.layers}
+        dtype = dtypes.pop() if len(dtypes) == 1 else DType.FLOAT32  # which holds them all
+        operands.append(add_constant(network, f"{name}.term{index}", shaped, dtype))
+    stacked_weight = add_constant(network, f"{name}.weight", weight, first.inputs[1].dtype)
     merged = network.add(
         first.kind, (first.inputs[0], stacked_weight, *operands), name=name, before=first,
         epilogue=first.epilogue, output_dtypes=(first.output.dtype,),
