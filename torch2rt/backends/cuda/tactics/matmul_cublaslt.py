@@ -13,10 +13,12 @@ from torch2rt.backends.cuda.cublaslt.algorithms import (
     HeuristicJob,
     read_algorithm,
 )
+from torch2rt.backends.cuda.cublaslt.apart import ApartPrepared, find_apart
 from torch2rt.backends.cuda.cublaslt.problem import Gemm, find_gemm
 from torch2rt.backends.cuda.cublaslt.product import Operands, Product
 from torch2rt.backends.cuda.device import Memory, current_device
 from torch2rt.backends.cuda.launch import In, Out
+from torch2rt.backends.cuda.tactics.pointwise_cuda_vector import PointwiseVector
 from torch2rt.backends.spec import LayerSpec
 from torch2rt.backends.tactic import Prepared, Refusal, Tactic, Unprepared, Weights
 from torch2rt.network.dtype import Array, DType
@@ -95,10 +97,43 @@ def widen(values: Array, source: DType) -> Array:
     return np.ascontiguousarray(values, np.float32)
 
 
-globals().update({
-    f"CublasLtMatmul{index}": type(f"CublasLtMatmul{index}", (CublasLtMatmul,), {
-        "__module__": __name__, "__doc__": f"Algorithm {index} of the heuristics.",
-        "name": f"matmul.cublaslt.algo{index}", "index": index,
-    })
-    for index in range(ALGORITHM_COUNT)
-})
+class CublasLtApart(CublasLtMatmul):
+    """One algorithm, and a pointwise kernel of ours for what the library's epilogue lacks."""
+
+    _pointwise = PointwiseVector()
+
+    def takes_pitch(self, spec: LayerSpec) -> bool:
+        """As the product takes it."""
+        apart = find_apart(spec)
+        return not isinstance(apart, Refusal) and super().takes_pitch(apart.head)
+
+    def supports(self, spec: LayerSpec) -> Refusal | None:
+        """An epilogue that can be cut in two."""
+        reason = binding.missing()
+        if reason is not None:
+            return Refusal(reason)
+        apart = find_apart(spec)
+        return apart if isinstance(apart, Refusal) else self._pointwise.supports(apart.tail)
+
+    def prepare(self, spec: LayerSpec, weights: Weights) -> Prepared:
+        """Both steps."""
+        apart = find_apart(spec)
+        if isinstance(apart, Refusal):
+            raise Unprepared(apart.reason)
+        head = super().prepare(apart.head, weights)
+        return ApartPrepared(apart, head, self._pointwise.prepare(apart.tail, weights))
+
+
+def _variants(base: type[CublasLtMatmul], prefix: str, count: int) -> dict[str, type]:
+    """Classes of the first ``count`` algorithms."""
+    return {
+        f"{base.__name__}{index}": type(f"{base.__name__}{index}", (base,), {
+            "__module__": __name__, "__doc__": f"Algorithm {index} of the heuristics.",
+            "name": f"matmul.cublaslt.{prefix}{index}", "index": index,
+        })
+        for index in range(count)
+    }
+
+
+globals().update(_variants(CublasLtMatmul, "algo", ALGORITHM_COUNT))
+globals().update(_variants(CublasLtApart, "apart", 3))
