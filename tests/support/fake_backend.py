@@ -209,10 +209,12 @@ class FakeBackend(Backend):
     def runner(self, calls: Sequence[Call]) -> Callable[[], None]:
         return lambda: [function(*arguments) for function, arguments in calls] and None
 
-    def time_plan_us(self, executable: Any) -> float | None:
-        if not self.plan_times_us:
-            return None
-        return self.plan_times_us.get(executable.plan.stream_count, math.inf)
+    @property
+    def times_runs(self) -> bool:  # type: ignore[override]
+        return bool(self.plan_times_us)
+
+    def time_run_us(self, run: Any) -> float:
+        return self.plan_times_us.get(run.stream_count, math.inf)
 
     def upload_bytes(self, address: int, data: np.ndarray) -> None:
         self._host.upload_bytes(address, data)
@@ -230,6 +232,7 @@ class FakeBackend(Backend):
             for step in order:
                 self.runner(calls_per_step[step])()
 
+        run.stream_count = max(streams, default=0) + 1  # type: ignore[attr-defined]
         return run
 
 

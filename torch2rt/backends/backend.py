@@ -14,15 +14,12 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from torch2rt.backends.spec import LayerSpec
 from torch2rt.backends.tactic import Call, Refusal, Tactic
 from torch2rt.errors import RegistrationError
 from torch2rt.network.dtype import Array, DType
-
-if TYPE_CHECKING:
-    from torch2rt.engine.context import Executable
 
 
 class RunPlan(Protocol):
@@ -123,6 +120,8 @@ class Backend(abc.ABC):
     compile_workers: int = 1
     # Streams that a plan may use.
     max_streams: int = 1
+    # Whether plans are compared as a whole.
+    times_runs: bool = False
     # Runs of a plan until it does what it will always do.
     runs_to_settle: int = 1
 
@@ -142,9 +141,9 @@ class Backend(abc.ABC):
     def download_bytes(self, address: int, size_bytes: int) -> Array:
         """The bytes at an address of device memory, after all work enqueued so far."""
 
-    def time_plan_us(self, executable: Executable) -> float | None:
-        """Time of a whole plan on memory of its own, None where plans are not compared so."""
-        return None
+    def time_run_us(self, run: RunPlan) -> float:
+        """Time of a whole plan's run in microseconds, where ``times_runs`` says so."""
+        raise NotImplementedError
 
     def peaks(self) -> Peaks | None:
         """What the device can do at most, where that is known."""

@@ -18,6 +18,7 @@ from torch2rt.build.workers import WorkerPool
 from torch2rt.engine.context import Executable
 from torch2rt.engine.engine import Engine
 from torch2rt.engine.plan import Plan
+from torch2rt.engine.plan_timing import time_plan_us
 from torch2rt.network.network import Network
 
 logger = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ def _fastest(plans: Sequence[Plan], engine: Engine) -> Plan:
     for plan in plans:
         executable = Executable(plan, layers, engine.backend, engine.weights, engine.prepare)
         with engine.backend.exclusive():
-            time_us = engine.backend.time_plan_us(executable)
+            time_us = time_plan_us(executable)
         if time_us is None:
             return plans[0]
         times.append(time_us)

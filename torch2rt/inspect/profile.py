@@ -11,6 +11,7 @@ import numpy as np
 
 from torch2rt.engine.context import Context
 from torch2rt.engine.engine import Engine, Runnable
+from torch2rt.engine.plan_timing import time_plan_us
 from torch2rt.inspect.roofline import step_cost
 from torch2rt.inspect.steps import shorten, step_title
 from torch2rt.network.dtype import Array
@@ -68,7 +69,7 @@ def profile_engine(
     runnable = engine.runnable(tuple(array.shape for array in inputs))
     context = Context(runnable.executable)
     held = _bind(context, runnable, inputs)
-    total_us = engine.backend.time_plan_us(runnable.executable)
+    total_us = time_plan_us(runnable.executable)
     if total_us is None:
         times_us, total_us = _by_the_clock(context, rounds)
     else:

@@ -21,7 +21,6 @@ from torch2rt.network.dtype import Array, DType
 
 if TYPE_CHECKING:
     from torch2rt.backends.cuda.timing import GraphTimer
-    from torch2rt.engine.context import Executable
 
 _TACTICS = "torch2rt.backends.cuda.tactics"
 # Whose tactics run nothing of ours.
@@ -45,6 +44,7 @@ class CudaBackend(Backend):
     name = "cuda"
     checks_candidates = True
     max_streams = 4
+    times_runs = True
     runs_to_settle = 3  # the first enqueues call by call, the second captures, the third replays
 
     def __init__(self, index: int = 0) -> None:
@@ -152,12 +152,12 @@ class CudaBackend(Backend):
 
         return GraphTimer(self.device_object.l2_bytes)
 
-    def time_plan_us(self, executable: Executable) -> float:
-        """Median time of a whole plan on memory of its own, in microseconds."""
-        from torch2rt.backends.cuda.plan_timing import time_plan_us
+    def time_run_us(self, run: RunPlan) -> float:
+        """Median time of a plan's run, replayed as it will be, in microseconds."""
+        from torch2rt.backends.cuda.timing import time_run_us
 
         with self.building():
-            return time_plan_us(self, executable)
+            return time_run_us(run)
 
     def runner(self, calls: Sequence[Call]) -> Callable[[], None]:
         """A function that runs the calls on the default stream and waits for them."""

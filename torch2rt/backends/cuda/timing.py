@@ -11,6 +11,7 @@ from typing import Any
 
 import cupy
 
+from torch2rt.backends.backend import RunPlan
 from torch2rt.backends.cuda.device import Memory
 from torch2rt.backends.cuda.launch import CudaCall, cuda_call
 from torch2rt.backends.tactic import Call
@@ -22,6 +23,8 @@ _MIN_ROUNDS = 5
 _MAX_ROUNDS = 30
 # A candidate that takes this much longer than the best in its first try is not timed further.
 _HOPELESS = 1.7
+# Runs of a plan before it is captured and warm.
+_SETTLING = 4
 # A node of a graph that does next to nothing.
 _NODE_US = 0.9
 
@@ -165,3 +168,17 @@ def _enqueued(functions: Sequence[CudaCall]) -> Callable[[Any], object]:
             function()
 
     return run
+
+
+def time_run_us(run: RunPlan) -> float:
+    """Median time of a whole run on a stream of its own."""
+    stream = cupy.cuda.Stream(non_blocking=True)
+    start, end = cupy.cuda.Event(), cupy.cuda.Event()
+    samples = []
+    for _ in range(_SETTLING + _MAX_ROUNDS):
+        start.record(stream)
+        run(stream.ptr)
+        end.record(stream)
+        end.synchronize()
+        samples.append(float(cupy.cuda.get_elapsed_time(start, end)) * 1e3)
+    return statistics.median(samples[_SETTLING:])
