@@ -62,5 +62,8 @@ def test_without_a_file_nothing_is_locked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    is_entered = False
     with device_lock("a"):
-        pass
+        is_entered = True
+    assert is_entered
+    assert not list(tmp_path.iterdir())
