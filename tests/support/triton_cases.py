@@ -21,8 +21,10 @@ EPILOGUE_CASES: dict[str, dict[str, Case]] = {"matmul": {}}
 # Counts of the model of time, raised so that every tile takes a layer.
 LIMITS = (
     "WORTH_COMPILING", "POINTERS_BESIDE_MAPS", "BOXES_WORTH_COMPILING", "GATHERS_WORTH_COMPILING",
-    "PATCHES_WORTH_COMPILING",
+    "PATCHES_WORTH_COMPILING", "SHARING_BLOCKS_PER_MULTIPROCESSOR",
 )
+# The largest box beside which the shared memory holds a residual.
+RESIDUAL_BOX = 128 * 128
 
 
 def values(*shape: int, dtype: torch.dtype = torch.float16, seed: int = 0) -> torch.Tensor:
@@ -209,9 +211,11 @@ for _reader, _tiles in zip(("tma", "pointer", "box", "gather"), _TILES, strict=T
                 extras=((584,), (2, 515, 584)), table=GPU_CASES,
             )
         else:
+            _fits = _reader == "gather" or _tile.m * _tile.n <= RESIDUAL_BOX
             convolution_case(
                 "large", _tactic, x=(3, 256, 19, 17), w=(136, 256, 3, 3), before=1,
-                epilogue=_RESIDUAL, extras=((136, 1, 1), (3, 136, 19, 17)), table=GPU_CASES,
+                epilogue=_RESIDUAL if _fits else _BIAS,
+                extras=((136, 1, 1), (3, 136, 19, 17))[: 2 if _fits else 1], table=GPU_CASES,
             )
 for _dtype, _tf32 in ((torch.bfloat16, False), (torch.float32, True)):
     _kind = "tf32" if _tf32 else "bf16"
@@ -221,8 +225,8 @@ for _dtype, _tf32 in ((torch.bfloat16, False), (torch.float32, True)):
             extras=((264,),), dtype=_dtype, tf32=_tf32, table=GPU_CASES,
         )
         convolution_case(
-            f"1x1-{_kind}", _tactic, x=(2, 512, 14, 14), w=(264, 512, 1, 1), epilogue=_RESIDUAL,
-            extras=((264, 1, 1), (2, 264, 14, 14)), dtype=_dtype, tf32=_tf32, table=GPU_CASES,
+            f"1x1-{_kind}", _tactic, x=(2, 512, 14, 14), w=(264, 512, 1, 1), epilogue=_BIAS,
+            extras=((264, 1, 1),), dtype=_dtype, tf32=_tf32, table=GPU_CASES,
         )
     for _tactic in ("box_64x64x64", "box_64x64x64_split2", "gather_64x64x64"):
         convolution_case(

@@ -59,3 +59,10 @@ def test_refusals(text: str, reason: str) -> None:
 def test_what_is_printable_is_not_refused() -> None:
     assert refusal_reason(None) is None
     assert refusal_reason(parse_expression("gelu(add(i0,i1))")) is None
+
+
+def test_a_sum_of_truth_values_is_a_truth_value() -> None:
+    assert body("add(gt(i0,i1),isnan(i0))")[-2:] == [
+        "t2 = ((t0 != 0.0) | (t1 != 0.0)).to(tl.float32)", "return t2",
+    ]
+    assert body("add(gt(i0,i1),i1)")[-2] == "t1 = (t0 + i1)"

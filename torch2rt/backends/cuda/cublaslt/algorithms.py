@@ -53,8 +53,6 @@ class Descriptors:
             set_attribute(set_, self.product, binding.DESC_BIAS_POINTER, c_void_p(bias_address))
         if gemm.epilogue.has_gelu:
             epilogue |= binding.EPILOGUE_GELU
-        if gemm.epilogue.has_relu:
-            epilogue |= binding.EPILOGUE_RELU
         chosen = c_uint32(epilogue or binding.EPILOGUE_DEFAULT)
         set_attribute(set_, self.product, binding.DESC_EPILOGUE, chosen)
 

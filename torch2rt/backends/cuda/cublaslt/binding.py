@@ -20,7 +20,7 @@ OP_N, OP_T = 0, 1
 # Attributes of a product.
 DESC_TRANSA, DESC_TRANSB, DESC_EPILOGUE, DESC_BIAS_POINTER = 3, 4, 7, 8
 # What is done to a result; they add up.
-EPILOGUE_DEFAULT, EPILOGUE_RELU, EPILOGUE_BIAS, EPILOGUE_GELU = 1, 2, 4, 32
+EPILOGUE_DEFAULT, EPILOGUE_BIAS, EPILOGUE_GELU = 1, 4, 32
 # Attributes of a matrix.
 LAYOUT_BATCH_COUNT, LAYOUT_BATCH_STRIDE = 5, 6
 # Attributes of a preference.

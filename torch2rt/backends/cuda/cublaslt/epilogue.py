@@ -1,6 +1,7 @@
 """Which epilogues cuBLASLt computes: gelu_tanh(alpha * product + residual + bias), or parts of it.
 
-Its ReLU is left out: a GPU's maximum of NaN and 0 is 0, where torch's relu keeps the NaN.
+Its ReLU is left out: the library does not say whether it keeps a NaN, as torch's relu does. (13.1
+does, on sm_90.)
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ class Epilogue:
     bias: int | None = None
     residual: int | None = None
     has_gelu: bool = False
-    has_relu: bool = False
 
 
 def find_epilogue(spec: LayerSpec) -> Epilogue | Refusal:

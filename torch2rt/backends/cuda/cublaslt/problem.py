@@ -52,7 +52,7 @@ class Gemm:
         e = self.epilogue
         parts = (
             self.a, self.b, self.c, self.d, self.batch, self.tf32, e.alpha == 1.0,
-            e.bias is not None, e.residual is not None, e.has_gelu, e.has_relu,
+            e.bias is not None, e.residual is not None, e.has_gelu,
         )
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 

@@ -110,6 +110,11 @@ _PRINTERS: dict[str, _Print] = {
     "to_bfloat16": lambda x: f"{x}.to(tl.bfloat16).to(tl.float32)",
 }
 
+_TRUTHS = frozenset({
+    "eq", "ne", "lt", "le", "gt", "ge", "logical_and", "logical_or", "logical_xor", "logical_not",
+    "isnan", "isinf",
+})
+
 
 def refusal_reason(expression: ex.Expression | None) -> str | None:
     """Why `print_epilogue` cannot print an expression, or None."""
@@ -138,7 +143,7 @@ def print_epilogue(expression: ex.Expression | None, parameters: Sequence[str]) 
             return _literal(node.value)
         if node not in names:
             arguments = [value(argument) for argument in node.arguments]
-            text = _PRINTERS[node.op](*arguments)
+            text = _PRINTERS[_operation(node)](*arguments)
             names[node] = f"t{len(names)}"
             lines.append(f"    {names[node]} = {text}\n")
         return names[node]
@@ -147,6 +152,23 @@ def print_epilogue(expression: ex.Expression | None, parameters: Sequence[str]) 
     result = first if expression is None else value(expression)
     head = f"{_IMPORTS}\n\n@triton.jit\ndef epilogue({', '.join(parameters)}):\n"
     return head + "".join(lines) + f"    return {result}\n"
+
+
+def _operation(node: ex.Apply) -> str:
+    """The op to print: a sum of truth values is a truth value, as in torch."""
+    is_sum_of_truths = node.op == "add" and all(_is_truth(term) for term in node.arguments)
+    return "logical_or" if is_sum_of_truths else node.op
+
+
+def _is_truth(node: ex.Expression) -> bool:
+    """Whether it is a bool in torch; operands of an epilogue are floats."""
+    if isinstance(node, ex.Constant):
+        return isinstance(node.value, bool)
+    if not isinstance(node, ex.Apply):
+        return False
+    return node.op in _TRUTHS or (
+        node.op in ("add", "mul", "max", "min") and all(_is_truth(term) for term in node.arguments)
+    )
 
 
 def _reads(expression: ex.Expression, index: int) -> bool:

@@ -19,6 +19,8 @@ _MEMORY_BYTES = 4.0e6
 _START_US = 1.6  # launch, first loads, last stores
 _PARTS_US = 1.5  # meeting of the blocks that share a tile
 _SHARED_BYTES_PER_MULTIPROCESSOR = 228 * 1024
+# Blocks that may share tiles: with more, whole tiles fill the device.
+SHARING_BLOCKS_PER_MULTIPROCESSOR = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,7 @@ class Work:
         if self._shared_bytes(tile, through_maps) > device.shared_bytes:
             return False
         steps = math.ceil(self.k / tile.block_k(self.itemsize_bytes))
-        enough = 2 * device.multiprocessors
+        enough = SHARING_BLOCKS_PER_MULTIPROCESSOR * device.multiprocessors
         return tile.parts == 1 or (
             2 * tile.parts <= steps and self._tiles(tile) * tile.parts <= enough
         )
