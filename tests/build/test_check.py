@@ -137,3 +137,34 @@ def test_bounds_are_those_of_the_coarsest_dtype() -> None:
     loose = Convolution((1, 1), (0, 0), (0, 0), (1, 1), 1, tf32=True)
     tf32 = make_spec(loose, [torch.zeros(1, 4, 2, 2), torch.zeros(4, 4, 1, 1)])
     assert error_bound(exact) < error_bound(tf32) == BOUNDS[DType.FLOAT16]
+
+
+REQUANTIZED = "to_int8(clamp(round(mul(to_float32(i0),0.013)),-128.0,127.0))"
+
+
+def requantized() -> LayerSpec:
+    operands = [torch.zeros(2, 8, 4, 4).to(torch.int8), torch.zeros(8, 8, 1, 1).to(torch.int8)]
+    return make_spec(CONVOLUTION, operands, REQUANTIZED, out_dtype=DType.INT8)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda y: None, ""),
+        (lambda y: y.__setitem__((0, 0, 0, 0), y[0, 0, 0, 0] ^ 1), ""),
+        (lambda y: np.bitwise_xor(y, 1, out=y), "of its values are one step off"),
+        (lambda y: y.__setitem__((0, 0, 0, 0), y[0, 0, 0, 0] ^ 2), "by up to 2 steps"),
+    ],
+)
+def test_roundings_to_8_bits_may_flip_one_step(
+    change: Callable[[np.ndarray], None], reason: str
+) -> None:
+    found = verdict(requantized(), Reference("any.fake.bytes", change=change))
+    assert re.search(reason, found) if reason else found == ""
+
+
+def test_8_bits_without_floats_are_exact() -> None:
+    spec = make_spec(Pointwise(parse_expression("max(i0,3)"), DType.INT8),
+                     [torch.zeros(2, 8, 3, 3).to(torch.int8)])
+    wrong = Reference("any.fake.wrong", change=lambda y: y.__setitem__((0, 0, 0, 0), 4))
+    assert "values differ" in verdict(spec, wrong)

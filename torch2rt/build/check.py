@@ -5,7 +5,8 @@ float32 (see `run_reference`), on the same GPU where torch can use it. Results m
 ways: the largest difference, relative to the largest value, and the norm of the difference,
 relative to the norm. The bounds are a few roundings of the coarsest dtype among the operands:
 products and sums are float32 everywhere, whose error grows with the square root of the number of
-terms and stays below 1e-5 for tens of thousands, far inside every bound.
+terms and stays below 1e-5 for tens of thousands, far inside every bound. Sums of 8-bit integers are
+exact, and what is rounded to 8 bits afterwards may fall to either side of a boundary: one step.
 """
 
 from __future__ import annotations
@@ -17,9 +18,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from torch2rt import expression as ex
 from torch2rt.backends.backend import Backend
 from torch2rt.backends.spec import LayerSpec, TensorSpec
 from torch2rt.backends.tactic import Weights
+from torch2rt.layers.accumulator import EIGHT_BITS
+from torch2rt.layers.pointwise import Pointwise
 from torch2rt.layers.registry import attributes_to_json
 from torch2rt.lazy_torch import torch
 from torch2rt.network.dtype import DType
@@ -45,6 +49,8 @@ _FLIPPED = 1e-3
 _COARSEST = (
     DType.FLOAT8_E4M3, DType.BFLOAT16, DType.FLOAT16, DType.FLOAT32, DType.FLOAT64,
 )
+# Of results of 8 bits, which are roundings of a float, so many may be one step off.
+_ONE_STEP_OFF = 1e-2
 # Written to memory before it is used: NaN in every float dtype.
 _POISON = 0xFF
 # Inputs are made smaller until the results are finite.
@@ -79,7 +85,7 @@ class Checker:
 
     def expectation(self, spec: LayerSpec, weights: Weights) -> Expectation:
         """Random inputs and the results they should give."""
-        if any(not output.dtype.is_float for output in spec.outputs):
+        if any(_is_choice(output.dtype) for output in spec.outputs):
             # Of equal values, the CPU's sorts and searches take the first, as the layers say.
             return self._expectation(spec, weights, torch.device("cpu"))
         try:
@@ -189,8 +195,28 @@ def error_bound(spec: LayerSpec) -> float:
     return BOUNDS[coarsest] if coarsest is not None else 0.0
 
 
+def _is_choice(dtype: DType) -> bool:
+    """Whether a result is an index or an answer, not a number that was rounded."""
+    return not dtype.is_float and dtype not in EIGHT_BITS
+
+
 def _is_exact(spec: LayerSpec) -> bool:
-    return not any(tensor.dtype.is_float for tensor in (*spec.inputs, *spec.outputs))
+    """Whether neither operands nor expressions have a float, so that nothing is rounded."""
+    if any(tensor.dtype.is_float for tensor in (*spec.inputs, *spec.outputs)):
+        return False
+    expressions = [spec.epilogue or ex.Input(0)]
+    if isinstance(spec.kind, Pointwise):
+        expressions.append(spec.kind.expression)
+    return not any(_has_float(node) for item in expressions for node in ex.walk(item))
+
+
+def _has_float(node: ex.Expression) -> bool:
+    match node:
+        case ex.Constant(value=value):
+            return isinstance(value, float)
+        case ex.Apply(op=op):
+            return op == "div" or (op.startswith("to_") and "float" in op)
+    return False
 
 
 def _random(spec: TensorSpec, seed: int, device: TorchDevice) -> TorchTensor:
@@ -204,7 +230,8 @@ def _random(spec: TensorSpec, seed: int, device: TorchDevice) -> TorchTensor:
     elif spec.dtype is DType.BOOL:
         values = torch.rand(count, generator=generator) < 0.75
     elif spec.dtype.itemsize_bytes == 1:
-        values = torch.randint(0, 100, (count,), generator=generator)
+        low = -100 if spec.dtype is DType.INT8 else 0
+        values = torch.randint(low, 100, (count,), generator=generator)
     else:
         return torch.zeros(spec.shape, dtype=dtype, device=device)
     repeats = -(-spec.element_count // max(count, 1))
@@ -235,6 +262,8 @@ def _difference(got: TorchTensor, want: TorchTensor, expectation: Expectation) -
     """How far a result is from the reference, None if it is near enough."""
     if want.numel() == 0:
         return None
+    if want.dtype in (torch.int8, torch.uint8) and not expectation.is_exact:
+        return _difference_in_steps(got, want)
     if not want.is_floating_point():
         share = float((got != want).float().mean())
         allowed = 0.0 if expectation.is_exact else _FLIPPED
@@ -257,6 +286,15 @@ def _difference(got: TorchTensor, want: TorchTensor, expectation: Expectation) -
         return None
     return f"error {largest:.1e} of the largest value, {norm:.1e} of the norm, " \
            f"allowed {expectation.bound:.1e}"
+
+
+def _difference_in_steps(got: TorchTensor, want: TorchTensor) -> str | None:
+    """How far a result that was rounded to 8 bits is from the reference, None if near enough."""
+    steps = (got.short() - want.short()).abs()
+    share = float((steps > 0).float().mean())
+    if int(steps.max()) > 1:
+        return f"values differ by up to {int(steps.max())} steps of 8 bits, 1 is allowed"
+    return f"{share:.2%} of its values are one step off" if share > _ONE_STEP_OFF else None
 
 
 def _ratio(error: float, size: float) -> float:

@@ -54,9 +54,8 @@ class Bound:
 
 def result_of(layer: Layer) -> Tensor:
     """A stand-in for ``i0`` of a layer's epilogue: its shape, in the dtype it is computed in."""
-    return Tensor(
-        layer.output.name, TensorType(layer.output.shape, layer.main_inputs[0].dtype)
-    )
+    (accumulator,) = layer.kind.infer([tensor.type for tensor in layer.main_inputs])
+    return Tensor(layer.output.name, TensorType(layer.output.shape, accumulator.dtype))
 
 
 def joined(

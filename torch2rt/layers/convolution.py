@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from torch2rt.layers.accumulator import accumulator_dtype, summed_exactly
 from torch2rt.layers.rules import Unsupported, rule
 from torch2rt.layers.shapes import expand_values, window_size
 from torch2rt.lazy_torch import torch
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 class Convolution(LayerKind):
     """y[n,k,p] = sum over c, r of x[n,c,p*stride - padding + r*dilation] * w[k,c,r].
 
-    Inputs: x [n, c, *spatial], w [k, c/groups, *kernel]. Output: [n, k, *spatial'], dtype of x.
+    Inputs: x [n, c, *spatial], w [k, c/groups, *kernel]. Output: [n, k, *spatial'], dtype of x;
+    of 8-bit integers the exact sum, int32; of float8 the sum in float32.
     ``padding_before`` and ``padding_after`` count zeros per spatial axis. Bias, residual and
     activation are epilogue terms; a bias has shape [k, 1, ..., 1].
     ``tf32`` lets float32 operands be rounded to TF32, a mantissa of 10 bits, before they multiply.
@@ -58,7 +60,8 @@ class Convolution(LayerKind):
             )
             for axis in range(spatial)
         )
-        return (TensorType((x.shape[0], w.shape[0], *sizes), x.dtype),)
+        dtype = accumulator_dtype(x.dtype, w.dtype)
+        return (TensorType((x.shape[0], w.shape[0], *sizes), dtype),)
 
     def reference(self, inputs: Sequence[TorchTensor]) -> tuple[TorchTensor, ...]:
         """Torch's convolution after explicit zero padding where it is not symmetric."""
@@ -68,12 +71,14 @@ class Convolution(LayerKind):
             pairs = zip(reversed(self.padding_before), reversed(self.padding_after), strict=True)
             x = torch.nn.functional.pad(x, [size for pair in pairs for size in pair])
             padding = (0,) * len(self.stride)
-        return (
-            torch.convolution(
+
+        def convolve(x: TorchTensor, w: TorchTensor) -> TorchTensor:
+            return torch.convolution(
                 x, w, None, self.stride, padding, self.dilation, False,
                 (0,) * len(self.stride), self.groups,
-            ),
-        )
+            )
+
+        return (summed_exactly(convolve, x, w, math.prod(w.shape[1:])),)
 
     def flops(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> int:
         """Two per multiply-add."""

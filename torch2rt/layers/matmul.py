@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from torch2rt import expression as ex
+from torch2rt.layers.accumulator import EIGHT_BITS, accumulator_dtype, summed_exactly
 from torch2rt.layers.rules import rule
 from torch2rt.layers.shapes import broadcast
+from torch2rt.lazy_torch import torch
 from torch2rt.network.dim import Dim
 from torch2rt.network.layer import LayerKind
 from torch2rt.network.tensor import Shape, Tensor, TensorType
@@ -25,7 +27,8 @@ class Matmul(LayerKind):
 
     Inputs: a [*batch, m, k], or [*batch, k, m] with ``transpose_a``; b [*batch, k, n], or
     [*batch, n, k] with ``transpose_b``. The batch axes broadcast; both have at least two axes.
-    Output: [*batch, m, n], dtype of a. A linear layer is ``transpose_b`` with its weight [n, k]
+    Output: [*batch, m, n], dtype of a; of 8-bit integers the exact sum, int32; of float8 the sum
+    in float32. A linear layer is ``transpose_b`` with its weight [n, k]
     as b; bias, residual and activation are epilogue terms. ``tf32`` lets float32 operands be
     rounded to TF32, a mantissa of 10 bits, before they multiply.
     Source: torch.matmul; ONNX MatMul and Gemm.
@@ -46,15 +49,18 @@ class Matmul(LayerKind):
         k_of_b, n = _matrix(b.shape, self.transpose_b)
         if isinstance(k, int) and isinstance(k_of_b, int) and k != k_of_b:
             raise ValueError(f"matmul of {a} and {b}: inner sizes {k} and {k_of_b} differ")
-        if a.dtype != b.dtype:
-            raise ValueError(f"matmul of {a} and {b}: dtypes differ")
+        try:
+            dtype = accumulator_dtype(a.dtype, b.dtype)
+        except ValueError as error:
+            raise ValueError(f"matmul of {a} and {b}: {error}") from error
         batch = broadcast(a.shape[:-2], b.shape[:-2])
-        return (TensorType((*batch, m, n), a.dtype),)
+        return (TensorType((*batch, m, n), dtype),)
 
     def reference(self, inputs: Sequence[TorchTensor]) -> tuple[TorchTensor, ...]:
         """torch.matmul of the transposed views."""
         a, b = inputs
-        return ((a.mT if self.transpose_a else a) @ (b.mT if self.transpose_b else b),)
+        left, right = a.mT if self.transpose_a else a, b.mT if self.transpose_b else b
+        return (summed_exactly(torch.matmul, left, right, left.shape[-1]),)
 
     def flops(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> int:
         """Two per multiply-add."""
@@ -157,6 +163,8 @@ def multiply(lowering: Lowering, a: Tensor, b: Tensor) -> Tensor:
     left = a if a.rank > 1 else lowering.reshape(a, (1, *a.shape))
     right = b if b.rank > 1 else lowering.reshape(b, (*b.shape, 1))
     result = lowering.add(Matmul(), left, right)
+    if a.dtype in EIGHT_BITS:  # torch's product of bytes is of bytes, and wraps
+        result = lowering.expression(ex.cast(a.dtype, ex.Input(0)), result)
     shape = list(result.shape)
     if b.rank == 1:
         del shape[-1]

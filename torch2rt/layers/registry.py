@@ -24,7 +24,7 @@ from torch2rt.network.tensor import TensorType
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
-_NOT_KINDS = {"registry", "rules", "shapes", "specialize"}
+_NOT_KINDS = {"accumulator", "registry", "rules", "shapes", "specialize"}
 _TENSOR_TYPE = re.compile(r"(\w+)\[(.*)\]")
 
 
