@@ -2,9 +2,10 @@
 
 ``import torchvision_shim`` first, then ``import torchvision``. torchvision's own extension does
 not load beside a CPU torch of another build, and its import fails on ``torchvision::nms``. This
-module declares the schemas that the import needs and gives ``nms`` a plain Python kernel, which
-is enough for every classification, segmentation and video model. Where the extension does load,
-nothing is changed.
+module loads it beside stand-ins for the CUDA libraries that it misses (see torchvision_stubs).
+Where that fails too, it declares the schemas that the import needs and gives ``nms`` a plain Python
+kernel, which is enough for every classification, segmentation and video model;
+``HAS_OPERATORS`` tells which. Where the extension loads by itself, nothing is changed.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import importlib.util
 from pathlib import Path
 
 import torch
+import torchvision_stubs
 
 # torch drops the schemas of a library object that is collected: it lives as long as this module.
 LIBRARY = torch.library.Library("torchvision", "FRAGMENT")
@@ -46,16 +48,24 @@ def _extension_loads() -> bool:
     found = importlib.util.find_spec("torchvision")
     assert found is not None, "torchvision is not installed"
     assert found.origin is not None
-    try:
-        for path in Path(found.origin).parent.glob("_C*.so"):
+    for path in Path(found.origin).parent.glob("_C*.so"):
+        try:
             torch.ops.load_library(path)
-    except OSError:
-        return False
+        except OSError:
+            try:
+                torchvision_stubs.preload(path)
+                torch.ops.load_library(path)
+            except OSError:
+                return False
     return _has_operator("nms")
 
 
+# Whether torchvision's own compiled operators are there.
+HAS_OPERATORS = _extension_loads()
+
+
 def _install() -> None:
-    if _extension_loads():
+    if HAS_OPERATORS:
         return
     for name in ("nms", "qnms"):
         if not _has_operator(name):
