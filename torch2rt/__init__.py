@@ -22,30 +22,37 @@ if TYPE_CHECKING:
     from torch2rt.engine.engine import Engine
     from torch2rt.errors import Torch2rtError
     from torch2rt.module import RTModule, load
+    from torch2rt.plugin import CudaKernel, TritonKernel, plugin
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "CudaKernel",
     "Engine",
     "Profile",
     "RTModule",
     "TimingCache",
     "Torch2rtError",
+    "TritonKernel",
     "convert",
     "convert_pieces",
     "load",
+    "plugin",
     "swap",
 ]
 
 _HOMES = {
+    "CudaKernel": "torch2rt.extension.implementations",
     "Engine": "torch2rt.engine.engine",
     "Profile": "torch2rt.config",
     "RTModule": "torch2rt.module",
     "TimingCache": "torch2rt.build.timing_cache",
     "Torch2rtError": "torch2rt.errors",
+    "TritonKernel": "torch2rt.extension.implementations",
     "convert": "torch2rt.convert",
     "convert_pieces": "torch2rt.convert",
     "load": "torch2rt.module",
+    "plugin": "torch2rt.plugin",
     "swap": "torch2rt.convert",
 }
 

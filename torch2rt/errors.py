@@ -143,6 +143,21 @@ class RegistrationError(Torch2rtError):
     template = "{what} {name!r} is registered twice: by {first} and by {second}. Rename one."
 
 
+class PluginError(Torch2rtError):
+    """A plugin's own code does something that it must not."""
+
+    template = "plugin {name!r}{where}: {reason}. {remedy}"
+
+
+class PluginMissingError(Torch2rtError):
+    """An engine needs Python code of a plugin that this process has not registered."""
+
+    template = (
+        "plugin {name!r} version {version} runs Python code of {package!r}, and {got}. Loading an "
+        "engine imports nothing: import {package!r} first, or pass it in plugins=[...]."
+    )
+
+
 class PytreeError(Torch2rtError, TypeError):
     """An input or an output holds a value that an engine cannot take or give."""
 

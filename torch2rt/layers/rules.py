@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 Rule: TypeAlias = "Callable[..., Tensor | list[Tensor]]"
 
 _RULES: dict[str, Rule] = {}
-_USER_RULES: dict[str, Rule] = {}
+# Rules of users and of their plugins, each with where it stands.
+_USER_RULES: dict[str, tuple[Rule, str]] = {}
 
 
 class Unsupported(Exception):
@@ -50,14 +51,37 @@ def rule(*overloads: str) -> Callable[[Rule], Rule]:
     return register
 
 
-def user_rule(overload: str, function: Rule) -> None:
-    """Register a user's rule; it goes before ours."""
-    _USER_RULES[overload] = function
+def user_rule(overload: str, function: Rule, source: str | None = None) -> None:
+    """Register a user's rule, which goes before ours; the same one again replaces it.
+
+    RegistrationError names both where two users, or plugins, want one overload.
+    """
+    where = source or _source(function)
+    known = _USER_RULES.get(overload)
+    if known is not None and known[1] != where:
+        raise RegistrationError(
+            what="converter rule", name=overload, first=known[1], second=where
+        )
+    _USER_RULES[overload] = (function, where)
+
+
+def remove_user_rule(overload: str) -> None:
+    """Forget a user's rule, if there is one: ours counts again."""
+    _USER_RULES.pop(overload, None)
+
+
+def overriding_rule(overload: str) -> str | None:
+    """Where the user's rule stands that goes before one of ours; None if there is no such."""
+    if overload not in _RULES or overload not in _USER_RULES:
+        return None
+    return _USER_RULES[overload][1]
 
 
 def find_rule(overload: str) -> Rule | None:
     """The rule of an overload, a user's first; None if there is none."""
-    return _USER_RULES.get(overload) or _RULES.get(overload)
+    if overload in _USER_RULES:
+        return _USER_RULES[overload][0]
+    return _RULES.get(overload)
 
 
 def rule_names() -> tuple[str, ...]:

@@ -1,0 +1,202 @@
+"""Plugins that are Python functions, autograd Functions, or operators of `torch.library`."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from torch2rt.errors import PluginError
+from torch2rt.extension.implementations import Implementations
+from torch2rt.extension.registry import Definition, PluginCall
+from torch2rt.layers.rules import remove_user_rule
+from torch2rt.network.dim import SymbolicDim
+from torch2rt.network.dtype import DType
+
+_TYPES = (bool, int, float, str)
+
+
+@dataclass(frozen=True)
+class FunctionDefinition(Definition):
+    """A plugin that the model calls as a function; ``parameters`` are its names in order.
+
+    ``body`` runs in torch; ``overload`` is the operator that stands for it in captured graphs,
+    made by us if ``is_own_operator``.
+    """
+
+    body: Callable[..., Any]
+    parameters: tuple[str, ...]
+    overload: Any
+    is_own_operator: bool = True
+
+    def run(self, call: PluginCall, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """The body on the tensors and the call's other arguments."""
+        return as_list(self.body(*[_value(item, tensors) for item in call.arguments]))
+
+    def attributes(self, call: PluginCall) -> Mapping[str, Any]:
+        """The arguments that are no tensors, by name."""
+        pairs = zip(self.parameters, call.arguments, strict=True)
+        return {name: _plain(value) for name, value in pairs if not _holds_tensor(value)}
+
+    def remove(self) -> None:
+        """Captured graphs mean nothing special by the operator any more."""
+        remove_user_rule(operator_name(self.overload))
+
+
+class PluginFunction:
+    """The decorated function: the body when called, one operator in a captured graph."""
+
+    def __init__(self, definition: FunctionDefinition) -> None:
+        functools.update_wrapper(self, definition.body)
+        self.definition = definition
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the body; while a graph is captured, its operator."""
+        if torch.compiler.is_compiling():
+            return self.definition.overload(*args, **kwargs)
+        return self.definition.body(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<plugin {self.definition.name}>"
+
+
+def define_function(
+    name: str, version: str, body: Callable[..., Any], fake: Callable[..., Any] | None,
+    implementations: Implementations,
+) -> FunctionDefinition:
+    """A function as an operator ``name`` of torch.
+
+    PluginError where its parameters cannot be parameters of an operator.
+    """
+    typed = _typed(name, body)
+    try:
+        schema = torch.library.infer_schema(typed, mutates_args=())
+    except ValueError as error:
+        raise PluginError(
+            name=name, where="", reason=f"its signature cannot be an operator's: {error}",
+            remedy="Annotate parameters as Tensor, int, float, bool, str, or lists or Optional of "
+            "these, and the result as Tensor or a tuple of Tensors",
+        ) from error
+    operator = torch.library.custom_op(name, typed, mutates_args=(), schema=schema)
+    operator.register_fake(_typed(name, fake) if fake is not None else typed)
+    return FunctionDefinition(
+        name, version, body.__module__, source_of(body), implementations, body,
+        tuple(inspect.signature(body).parameters), operator._opoverload,
+    )
+
+
+def define_operator(
+    name: str, version: str, overload: Any, body: Callable[..., Any] | None,
+    implementations: Implementations,
+) -> FunctionDefinition:
+    """An operator that exists; its own code is the reference unless there is another body."""
+    parameters = tuple(argument.name for argument in overload._schema.arguments)
+    package = body.__module__ if body is not None else name.split("::")[0]
+    source = source_of(body) if body is not None else f"operator {name}"
+    return FunctionDefinition(
+        name, version, package, source, implementations, body or overload, parameters, overload,
+        is_own_operator=False,
+    )
+
+
+def existing_operator(name: str) -> Any:
+    """The operator ``ns::name`` (its default overload, or its only one); None if there is none."""
+    namespace, _, rest = name.partition("::")
+    base, _, overload = rest.partition(".")
+    try:
+        packet = getattr(getattr(torch.ops, namespace), base)
+    except AttributeError:
+        return None
+    overloads = packet.overloads()
+    chosen = overload or ("default" if "default" in overloads else overloads[0])
+    return getattr(packet, chosen)
+
+
+def operator_name(overload: Any) -> str:
+    """``ns.name.overload``."""
+    return f"{overload._schema.name.replace('::', '.')}.{overload._overloadname}"
+
+
+def _typed(name: str, body: Callable[..., Any]) -> Callable[..., Any]:
+    """The body with an annotation for every parameter, which gives no memory of its inputs away.
+
+    What is not annotated is a Tensor, or of the type of its default.
+    """
+    hints = typing.get_type_hints(body)
+    signature = inspect.signature(body)
+    parameters = [
+        item.replace(annotation=hints.get(key) or _guess(item))
+        for key, item in signature.parameters.items()
+    ]
+    result = hints.get("return", torch.Tensor)
+
+    @functools.wraps(body)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        found = body(*args, **kwargs)
+        given = [item for item in (*args, *kwargs.values()) if isinstance(item, torch.Tensor)]
+        if isinstance(found, torch.Tensor):
+            return _own(found, given)
+        return tuple(_own(item, given) for item in found)
+
+    del run.__wrapped__
+    run.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=parameters, return_annotation=result
+    )
+    return run
+
+
+def _guess(parameter: inspect.Parameter) -> type:
+    for known in _TYPES:
+        if type(parameter.default) is known:
+            return known
+    return torch.Tensor
+
+
+def _own(found: torch.Tensor, given: Sequence[torch.Tensor]) -> torch.Tensor:
+    shares = any(found is item or found._base is item for item in given)
+    return found.clone() if shares else found
+
+
+def as_list(found: Any) -> list[torch.Tensor]:
+    """The tensors that a plugin's code returned."""
+    return list(found) if isinstance(found, tuple | list) else [found]
+
+
+def source_of(function: Any) -> str:
+    """``file:name`` of a function or class, for messages."""
+    try:
+        file = inspect.getsourcefile(function)
+    except TypeError:
+        file = None
+    return f"{file or getattr(function, '__module__', '?')}:{function.__qualname__}"
+
+
+def _value(argument: Any, tensors: Sequence[torch.Tensor]) -> Any:
+    match argument:
+        case ("tensor", int(index)):
+            return tensors[index]
+        case ("list", *items):
+            return [_value(item, tensors) for item in items]
+        case DType():
+            return getattr(torch, argument.value)
+        case SymbolicDim():
+            raise ValueError(f"size {argument} of a plugin has no value yet")
+    return argument
+
+
+def _plain(argument: Any) -> Any:
+    return tuple(argument[1:]) if isinstance(argument, tuple) else argument
+
+
+def _holds_tensor(argument: Any) -> bool:
+    match argument:
+        case ("tensor", int()):
+            return True
+        case ("list", *items):
+            return any(_holds_tensor(item) for item in items)
+    return False

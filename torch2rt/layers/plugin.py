@@ -1,0 +1,96 @@
+"""A user's layer: what an engine keeps of a plugin."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from torch2rt.extension.registry import Definition, PluginCall, required
+from torch2rt.network.dim import Dim
+from torch2rt.network.dtype import DType
+from torch2rt.network.layer import LayerKind
+from torch2rt.network.tensor import TensorType
+
+if TYPE_CHECKING:
+    from torch import Tensor as TorchTensor
+
+# Ways to run a plugin that need its package.
+HOST_WAYS = ("cpu", "cupy", "enqueue", "capturable")
+_CUDA_FIELDS = 6
+_TRITON_FIELDS = 9
+
+
+@dataclass(frozen=True)
+class Plugin(LayerKind):
+    """outputs = the plugin ``plugin`` on the inputs, as its torch body computes them.
+
+    ``arguments`` and ``state`` are those of a `PluginCall`. ``outputs`` are the types of the
+    results. ``cuda`` and ``triton`` are rival ways to run it, each a tuple of launches:
+    (source, entry, grid, block, shared bytes, numbers) and
+    (source, entry, parameter names, constants, warps, stages, grid, numbers, workspace types).
+    A number is an int, a float or ``("int64", int)``. ``host`` names the ways that are Python of
+    ``package``. ``workspace`` counts bytes; ``precisions`` are the float dtypes it computes in.
+    Source: the user's code.
+    """
+
+    name: ClassVar[str] = "plugin"
+    plugin: str
+    version: str
+    package: str
+    outputs: tuple[TensorType, ...]
+    arguments: tuple[Any, ...] = ()
+    state: str = ""
+    cuda: tuple[tuple[Any, ...], ...] = ()
+    triton: tuple[tuple[Any, ...], ...] = ()
+    host: tuple[str, ...] = ()
+    workspace: Dim = 0
+    precisions: tuple[DType, ...] = (DType.FLOAT32,)
+
+    def __post_init__(self) -> None:
+        names = (self.plugin, self.version, self.package, self.state)
+        if not all(isinstance(name, str) for name in names):
+            raise ValueError("a plugin's name, version, package and state are texts")
+        if not all(isinstance(output, TensorType) for output in self.outputs):
+            raise ValueError(f"plugin {self.plugin}: outputs are no tensor types")
+        if not set(self.host) <= set(HOST_WAYS):
+            raise ValueError(f"plugin {self.plugin}: unknown ways {self.host}")
+        for ways, count in ((self.cuda, _CUDA_FIELDS), (self.triton, _TRITON_FIELDS)):
+            if not all(_is_launch(launch, count) for way in ways for launch in way):
+                raise ValueError(f"plugin {self.plugin}: a launch is damaged")
+
+    def infer(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
+        """The types seen at capture."""
+        return self.outputs
+
+    def reference(self, inputs: Sequence[TorchTensor]) -> tuple[TorchTensor, ...]:
+        """The plugin's own code. PluginMissingError where it is not registered."""
+        return tuple(self.definition().run(PluginCall(self.arguments, self.state), inputs))
+
+    def definition(self) -> Definition:
+        """The registered plugin. PluginMissingError says what to register."""
+        return required(self.plugin, self.version, self.package)
+
+    def computes_in(self, dtype: DType) -> bool:
+        """Whether the plugin says that it takes this float dtype."""
+        return dtype in self.precisions
+
+    def flops(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> int:
+        """Unknown: counted as none."""
+        return 0
+
+
+def _is_launch(launch: Any, count: int) -> bool:
+    return isinstance(launch, tuple) and len(launch) == count and all(
+        isinstance(text, str) for text in launch[:2]
+    )
+
+
+def tensor_positions(arguments: Sequence[Any]) -> Iterator[int]:
+    """Numbers of the tensors that arguments hold, in order."""
+    for argument in arguments:
+        match argument:
+            case ("tensor", int(index)):
+                yield index
+            case ("list", *items):
+                yield from tensor_positions(items)
