@@ -85,7 +85,7 @@ def write(path: StrPath, engine: EngineFile) -> None:
     name = os.fspath(path)
     pieces = _pieces(name, engine)
     try:
-        _replace(name, pieces)
+        replace_file(name, pieces)
     except (OSError, ValueError) as error:
         raise EngineFileError(
             path=name, reason=f"it cannot be written ({_why(error)})",
@@ -133,7 +133,7 @@ def _parsed(name: str, data: memoryview) -> EngineFile:
 # ---- bytes on disk ------------------------------------------------------------------------------
 
 
-def _replace(name: str, pieces: list[memoryview]) -> None:
+def replace_file(name: str, pieces: list[memoryview]) -> None:
     """Write a temporary file beside the target, then give it the target's name."""
     target = os.path.realpath(name)  # through a link, so that the link survives
     if os.path.isdir(target):

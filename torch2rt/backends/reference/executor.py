@@ -29,35 +29,63 @@ def run_network(
     ``dtype=torch.float64`` computes every float in double precision. ``observe`` is called after
     each layer with its inputs and outputs.
     """
-    symbols = bind_symbols(network, {name: tuple(x.shape) for name, x in inputs.items()})
-    values: dict[Tensor, torch.Tensor] = {}
+    return NetworkRunner(network, dtype=dtype, device=device).run(inputs, observe=observe)
 
-    def read(tensor: Tensor) -> torch.Tensor:
-        if tensor.data is not None:
-            value = constant_to_torch(tensor.data, tensor.dtype).to(device or "cpu")
-        else:
-            value = values[tensor]
-        return value.to(dtype) if dtype is not None and value.is_floating_point() else value
 
-    for name, tensor in network.inputs.items():
-        values[tensor] = inputs[name]
-    remaining = {tensor: len(tensor.users) for tensor in network.tensors}
-    kept = set(network.outputs.values())
-    with torch.no_grad(), torch.device(device or "cpu"):
-        for layer in network.layers:
-            arguments = tuple(read(tensor) for tensor in layer.inputs)
-            results = run_reference(
-                specialize_kind(layer.kind, symbols), layer.epilogue, arguments,
-                [specialize_type(output.type, symbols) for output in layer.outputs],
-            )
-            if observe is not None:
-                observe(layer, arguments, results)
-            values.update(zip(layer.outputs, results, strict=True))
-            for tensor in dict.fromkeys(layer.inputs):
-                remaining[tensor] -= 1
-                if remaining[tensor] == 0 and tensor not in kept:
-                    values.pop(tensor, None)
-        return {name: read(tensor) for name, tensor in network.outputs.items()}
+class NetworkRunner:
+    """Runs one network many times: constants are converted and moved to the device once.
+
+    The network must not change meanwhile.
+    """
+
+    def __init__(
+        self, network: Network, *, dtype: torch.dtype | None = None,
+        device: torch.device | None = None,
+    ) -> None:
+        self.network = network
+        self.dtype = dtype
+        self.device = device if device is not None else torch.device("cpu")
+        self._constants: dict[Tensor, torch.Tensor] = {}
+
+    def run(
+        self, inputs: Mapping[str, torch.Tensor], *, observe: Observer | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Outputs by name for inputs by name, as `run_network`."""
+        network = self.network
+        symbols = bind_symbols(network, {name: tuple(x.shape) for name, x in inputs.items()})
+        values: dict[Tensor, torch.Tensor] = {
+            tensor: inputs[name] for name, tensor in network.inputs.items()
+        }
+        remaining = {tensor: len(tensor.users) for tensor in network.tensors}
+        kept = set(network.outputs.values())
+        with torch.no_grad(), self.device:
+            for layer in network.layers:
+                arguments = tuple(self._read(tensor, values) for tensor in layer.inputs)
+                results = run_reference(
+                    specialize_kind(layer.kind, symbols), layer.epilogue, arguments,
+                    [specialize_type(output.type, symbols) for output in layer.outputs],
+                )
+                if observe is not None:
+                    observe(layer, arguments, results)
+                values.update(zip(layer.outputs, results, strict=True))
+                for tensor in dict.fromkeys(layer.inputs):
+                    remaining[tensor] -= 1
+                    if remaining[tensor] == 0 and tensor not in kept:
+                        values.pop(tensor, None)
+            return {name: self._read(t, values) for name, t in network.outputs.items()}
+
+    def _read(self, tensor: Tensor, values: Mapping[Tensor, torch.Tensor]) -> torch.Tensor:
+        if tensor.data is None:
+            return self._cast(values[tensor])
+        if tensor not in self._constants:
+            value = constant_to_torch(tensor.data, tensor.dtype).to(self.device)
+            self._constants[tensor] = self._cast(value)
+        return self._constants[tensor]
+
+    def _cast(self, value: torch.Tensor) -> torch.Tensor:
+        if self.dtype is None or not value.is_floating_point():
+            return value
+        return value.to(self.dtype)
 
 
 def bind_symbols(network: Network, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
