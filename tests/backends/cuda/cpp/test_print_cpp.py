@@ -125,6 +125,20 @@ def test_ops_on_16_bit_floats(cuda_device, op, dtype):
     assert_same(evaluate(expression_of(op), [x], dtype_from_torch(dtype)), want)
 
 
+def test_gelu_for_16_bits_is_exact_to_its_rounding(cuda_device):
+    x = torch.cat([torch.linspace(-30, 30, 20001), torch.tensor([torch.inf, torch.nan, 65504.0])])
+    x = x.half().float()
+    exact = torch.nn.functional.gelu(x.double())
+    # Evaluated for a float16 result but read before the rounding: the polynomial's own error.
+    text = "mul(to_float32(gelu(i0)),1.0)"
+    got = evaluate(parse_expression(text), [x], DType.FLOAT16).double()
+    is_number = exact.isfinite()
+    assert torch.equal(got[~is_number].nan_to_num(7.0), exact[~is_number].nan_to_num(7.0))
+    rounding = exact.abs() * 2.0**-11 + 2.0**-25
+    assert ((got - exact).abs() - rounding)[is_number].max() < 2.4e-6
+    assert evaluate(parse_expression("gelu(i0)"), [-x[-3:-2]], DType.FLOAT16).isnan().all()
+
+
 INTEGER_OPS = [
     "add", "sub", "mul", "div", "floordiv", "truncdiv", "remainder", "fmod", "max", "min", "eq",
     "ne", "lt", "le", "gt", "ge", "logical_and", "logical_or", "logical_xor", "logical_not",

@@ -65,7 +65,9 @@ def print_cpp(
     Input i of the expression is ``inputs[i]``, a value of ``compute_type(dtypes[i])``; float by
     default. What occurs twice is computed once. ValueError for an op that `missing_op` names.
     """
-    printer = _Printer(inputs, dtypes or (DType.FLOAT32,) * len(inputs), expression)
+    printer = _Printer(
+        inputs, dtypes or (DType.FLOAT32,) * len(inputs), expression, is_coarse=dtype in _COARSE
+    )
     result = printer.value(expression).as_type(dtype)
     if not printer.statements:
         return result
@@ -76,8 +78,10 @@ class _Printer:
     """Prints one expression; sub-expressions that occur twice become statements."""
 
     def __init__(
-        self, inputs: Sequence[str], dtypes: Sequence[DType], expression: ex.Expression
+        self, inputs: Sequence[str], dtypes: Sequence[DType], expression: ex.Expression, *,
+        is_coarse: bool,
     ) -> None:
+        self.is_coarse = is_coarse
         self.inputs = inputs
         self.dtypes = dtypes
         self.statements: list[str] = []
@@ -95,7 +99,8 @@ class _Printer:
         return self._made[node]
 
     def _apply(self, node: ex.Apply) -> Printed:
-        function = _PRINTERS.get(node.op)
+        function = _COARSE_PRINTERS.get(node.op) if self.is_coarse else None
+        function = function or _PRINTERS.get(node.op)
         if function is None:
             raise ValueError(f"C++ has no {node.op}")
         made = function(*[self.value(argument) for argument in node.arguments])
@@ -341,3 +346,6 @@ _PRINTERS.update((name, _function(f"t2r_{name}", is_floating=True)) for name in 
 _PRINTERS.update(
     (f"to_{dtype.value}", _cast(dtype)) for dtype in DType if dtype is not DType.FLOAT8_E4M3
 )
+# Results whose rounding hides the error of these: 16-bit floats, and bytes.
+_COARSE = frozenset({DType.FLOAT16, DType.BFLOAT16, DType.INT8, DType.UINT8})
+_COARSE_PRINTERS: dict[str, _Print] = {"gelu": _function("t2r_gelu_16", is_floating=True)}
