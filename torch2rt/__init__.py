@@ -22,13 +22,14 @@ if TYPE_CHECKING:
     from torch2rt.engine.engine import Engine
     from torch2rt.errors import Torch2rtError
     from torch2rt.module import RTModule, load
-    from torch2rt.plugin import CudaKernel, TritonKernel, plugin
+    from torch2rt.plugin import CudaKernel, Plugin, TritonKernel, plugin
 
 __version__ = "0.1.0"
 
 __all__ = [
     "CudaKernel",
     "Engine",
+    "Plugin",
     "Profile",
     "RTModule",
     "TimingCache",
@@ -44,6 +45,7 @@ __all__ = [
 _HOMES = {
     "CudaKernel": "torch2rt.extension.implementations",
     "Engine": "torch2rt.engine.engine",
+    "Plugin": "torch2rt.extension.full",
     "Profile": "torch2rt.config",
     "RTModule": "torch2rt.module",
     "TimingCache": "torch2rt.build.timing_cache",

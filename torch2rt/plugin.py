@@ -14,18 +14,21 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from dataclasses import replace
+from typing import Any, TypeAlias, TypedDict, TypeVar, Unpack, overload
 
 import torch
 from torch import nn
 
 from torch2rt.errors import ConfigError
+from torch2rt.extension.full import ClassDefinition, Plugin
 from torch2rt.extension.function import (
     FunctionDefinition,
     PluginFunction,
     define_function,
     define_operator,
     existing_operator,
+    source_of,
 )
 from torch2rt.extension.implementations import (
     ArrayFunction,
@@ -34,11 +37,13 @@ from torch2rt.extension.implementations import (
     CudaKernel,
     Implementations,
     Int64,
+    Number,
     Shapes,
     TritonKernel,
 )
 from torch2rt.extension.lowering import add_rule
-from torch2rt.extension.registry import register, unregister
+from torch2rt.extension.module import ModuleDefinition, record_arguments
+from torch2rt.extension.registry import register, registered, unregister
 from torch2rt.network.dim import Dim
 from torch2rt.network.dim import maximum as larger
 from torch2rt.network.dim import minimum as smaller
@@ -49,6 +54,8 @@ __all__ = [
     "Attributes",
     "CudaKernel",
     "Int64",
+    "Number",
+    "Plugin",
     "Shapes",
     "TritonKernel",
     "ceil_div",
@@ -62,14 +69,44 @@ __all__ = [
 Launches: TypeAlias = "CudaKernel | Sequence[CudaKernel | Sequence[CudaKernel]] | None"
 TritonLaunches: TypeAlias = "TritonKernel | Sequence[TritonKernel | Sequence[TritonKernel]] | None"
 
+Body = TypeVar("Body")
+
 _PRECISIONS = {
     "fp64": DType.FLOAT64, "fp32": DType.FLOAT32, "fp16": DType.FLOAT16, "bf16": DType.BFLOAT16,
     "int8": DType.INT8, "fp8": DType.FLOAT8_E4M3,
 }
 
 
+class PluginOptions(TypedDict, total=False):
+    """Options of `plugin`."""
+
+    cuda: Launches
+    triton: TritonLaunches
+    cupy: ArrayFunction | None
+    cpu: ArrayFunction | None
+    fake: Callable[..., Any] | None
+    workspace: Bytes | None
+    precisions: Sequence[str]
+    capturable: bool
+    version: str
+
+
+@overload
+def plugin(target: str, **options: Unpack[PluginOptions]) -> Callable[[Body], Body]: ...
+
+
+@overload
+def plugin(target: type[Body], **options: Unpack[PluginOptions]) -> type[Body]: ...
+
+
+@overload
 def plugin(
-    target: Any,
+    target: torch._ops.OpOverload, **options: Unpack[PluginOptions]
+) -> PluginFunction: ...
+
+
+def plugin(
+    target: object,
     *,
     cuda: Launches = None,
     triton: TritonLaunches = None,
@@ -80,7 +117,7 @@ def plugin(
     precisions: Sequence[str] = ("fp32",),
     capturable: bool = False,
     version: str = "1",
-) -> Any:
+) -> object:
     """Register a plugin: one layer in every engine, whatever its body does.
 
     Args:
@@ -126,6 +163,9 @@ def plugin(
     if isinstance(target, torch._ops.OpOverload):
         name = target._schema.name
         return _registered(define_operator(name, version, target, None, given))
+    if inspect.isclass(target):
+        name = f"{target.__module__}::{target.__qualname__}"
+        return _register_class(name, version, target, given)
     raise ConfigError(
         option="target", value=target, reason="nothing that can be a plugin",
         remedy='Pass "ns::name", a class or an operator.',
@@ -145,17 +185,34 @@ def _register_named(
             option="target", value=name, reason="not a name of a plugin",
             remedy='Names are "namespace::name".',
         )
-    if inspect.isclass(body) and issubclass(body, nn.Module):
-        raise ConfigError(option="target", value=body, reason="not supported yet", remedy="")
+    if inspect.isclass(body):
+        return _register_class(name, version, body, given)
     overload = existing_operator(name)
     if overload is not None and not _is_ours(name):
         return _registered(define_operator(name, version, overload, body, given))
     return _registered(define_function(name, version, body, fake, given))
 
 
-def _is_ours(name: str) -> bool:
-    from torch2rt.extension.registry import registered
+def _register_class(name: str, version: str, cls: type, given: Implementations) -> type:
+    if issubclass(cls, nn.Module):
+        register(ModuleDefinition(
+            name, version, cls.__module__, source_of(cls), given, cls=cls
+        ))
+        record_arguments(cls)
+        return cls
+    if issubclass(cls, Plugin):
+        full = replace(given, has_enqueue=cls.has_enqueue(), is_capturable=cls.capturable)
+        register(ClassDefinition(
+            cls.name, cls.version, cls.__module__, source_of(cls), full, cls=cls
+        ))
+        return cls
+    raise ConfigError(
+        option="target", value=cls, reason="no kind of class that can be a plugin",
+        remedy="Pass an nn.Module, a torch.autograd.Function or a torch2rt.Plugin.",
+    )
 
+
+def _is_ours(name: str) -> bool:
     found = registered(name)
     return isinstance(found, FunctionDefinition) and found.is_own_operator
 

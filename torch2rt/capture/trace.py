@@ -31,6 +31,7 @@ from torch2rt.capture.opaque import OpaqueCall, make_opaque
 from torch2rt.capture.refusals import check_graph
 from torch2rt.capture.shapes import AxisOf
 from torch2rt.errors import Torch2rtError
+from torch2rt.extension.keeping import keep_plugins
 
 # What a model's forward, and torch.export on its way through it, are known to raise.
 EXPORT_FAILURES = (
@@ -119,6 +120,7 @@ class Tracer:
         """
         flat = FlatModel(eval_copy(self.model), self.call_spec, equal)
         opaque = make_opaque(flat.model, self.opaque_modules)
+        keep_plugins(flat.model)
         program = self._export(flat, tensors, axes)
         if not flat.call.output_spec.names:
             raise CaptureError(

@@ -29,7 +29,10 @@ def bound_kind(
         definition.attributes(call),
     )
     given = definition.implementations
-    host = {"cpu": given.cpu, "cupy": given.cupy, "capturable": given.is_capturable}
+    host = {
+        "cpu": given.cpu, "cupy": given.cupy, "enqueue": given.has_enqueue,
+        "capturable": given.is_capturable,
+    }
     return Plugin(
         definition.name, definition.version, definition.package, tuple(outputs),
         arguments=call.arguments, state=call.state,
@@ -84,7 +87,7 @@ class _Binder:
         return (*(self._size(what, size) for size in sizes), 1, 1)[:3]
 
     def _size(self, what: str, value: Any) -> Dim:
-        if isinstance(value, SymbolicDim) or (type(value) is int and value >= 0):
+        if isinstance(value, SymbolicDim) or (isinstance(value, int) and value >= 0):
             return value
         raise self._error(f"its {what} has the size {value!r}", "Give integers")
 

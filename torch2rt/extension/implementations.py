@@ -10,7 +10,6 @@ from torch2rt.network.dim import Dim
 from torch2rt.network.dtype import DType
 
 Sizes: TypeAlias = "tuple[Dim, ...]"
-Number: TypeAlias = "Dim | float | Int64"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +33,12 @@ class Shapes:
 
 # Attributes by name: the plain arguments of a function, the configuration of a module.
 Attributes: TypeAlias = Mapping[str, Any]
-Grid: TypeAlias = "Callable[[Shapes, Attributes], Dim | Sequence[Dim]]"
-Numbers: TypeAlias = "Callable[[Shapes, Attributes], Sequence[Number]]"
-Bytes: TypeAlias = "Callable[[Shapes, Attributes], Dim]"
+Number: TypeAlias = "Dim | float | Int64"
+# Functions of the user; what they return is checked when they are called: a size, or up to three;
+# numbers (int, float, symbols, Int64); a size in bytes.
+Grid: TypeAlias = "Callable[[Shapes, Attributes], object]"
+Numbers: TypeAlias = "Callable[[Shapes, Attributes], Sequence[object]]"
+Bytes: TypeAlias = "Callable[[Shapes, Attributes], object]"
 # function(inputs, outputs, attributes) writes into the outputs.
 ArrayFunction: TypeAlias = "Callable[[Sequence[Any], Sequence[Any], Attributes], object]"
 
@@ -119,4 +121,5 @@ class Implementations:
     workspace: Bytes | None = None
     precisions: tuple[DType, ...] = (DType.FLOAT32,)
     takes_epilogue: bool = False
+    has_enqueue: bool = False
     is_capturable: bool = False

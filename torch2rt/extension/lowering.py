@@ -39,8 +39,9 @@ def lower_call(
     is_single = isinstance(lowering.node.meta["val"], torch.Tensor)
     types = [lowering.output_type] if is_single else lowering.output_types
     kind = bound_kind(definition, call, [tensor.type for tensor in tensors], types)
-    outputs = lowering.add_many(kind, *tensors)
-    return outputs[0] if is_single else outputs
+    name = lowering.origin.module_path or definition.name.partition("::")[2]
+    layer = lowering.network.add(kind, tensors, name=name, origins=(lowering.origin,))
+    return layer.output if is_single else list(layer.outputs)
 
 
 def _encoded(value: Any, tensors: list[Tensor]) -> Any:

@@ -41,6 +41,10 @@ class Definition(abc.ABC):
     def run(self, call: PluginCall, tensors: Sequence[TorchTensor]) -> list[TorchTensor]:
         """The plugin's own code in torch: its reference."""
 
+    def fake(self, call: PluginCall, tensors: Sequence[TorchTensor]) -> list[TorchTensor]:
+        """The outputs for tensors without data. Default: its own code is run on them."""
+        return self.run(call, tensors)
+
     @abc.abstractmethod
     def attributes(self, call: PluginCall) -> Mapping[str, Any]:
         """The plain values of a call by name, as kernels' grids and numbers are given them."""
@@ -77,6 +81,11 @@ def unregister(name: str) -> None:
 def registered(name: str) -> Definition | None:
     """The plugin of this name, or None."""
     return _definitions.get(name)
+
+
+def definitions() -> tuple[Definition, ...]:
+    """All plugins, in the order of registration."""
+    return tuple(_definitions.values())
 
 
 def required(name: str, version: str, package: str) -> Definition:

@@ -6,7 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from torch2rt.errors import PluginError
 from torch2rt.extension.registry import Definition, PluginCall, required
+from torch2rt.extension.user_code import call_user, described
 from torch2rt.network.dim import Dim
 from torch2rt.network.dtype import DType
 from torch2rt.network.layer import LayerKind
@@ -64,8 +66,22 @@ class Plugin(LayerKind):
         return self.outputs
 
     def reference(self, inputs: Sequence[TorchTensor]) -> tuple[TorchTensor, ...]:
-        """The plugin's own code. PluginMissingError where it is not registered."""
-        return tuple(self.definition().run(PluginCall(self.arguments, self.state), inputs))
+        """The plugin's own code. PluginMissingError where it is not registered.
+
+        PluginError where it raises, or returns other shapes than it did at capture.
+        """
+        call = PluginCall(self.arguments, self.state)
+        run = self.definition().run
+        found = tuple(call_user(self.plugin, "its body", run, call, inputs, shown=inputs))
+        shapes = [tuple(item.shape) for item in found]
+        wanted = [output.shape for output in self.outputs]
+        if all(output.is_static for output in self.outputs) and shapes != wanted:
+            raise PluginError(
+                name=self.plugin, where="", reason=f"its body returns shapes {shapes} for "
+                f"{described(inputs)}, and {wanted} on tensors without data",
+                remedy="Shapes may depend on shapes alone; give fake=... where they do not",
+            )
+        return found
 
     def definition(self) -> Definition:
         """The registered plugin. PluginMissingError says what to register."""

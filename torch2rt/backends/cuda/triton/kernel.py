@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 from torch2rt.backends.cuda.device import Kernel, current_device
 from torch2rt.backends.cuda.launch import I32, I64, Argument, Launch
 from torch2rt.backends.cuda.triton.tensor_map import Box, Matrix, encoded_map
-from torch2rt.backends.tactic import Unprepared, Weights
+from torch2rt.backends.tactic import Job, Unprepared, Weights
 from torch2rt.kernels.triton import source
 
 Value: TypeAlias = "int | float | bool | str | None"
@@ -188,11 +188,14 @@ class TritonKernel:
         )
 
 
-def triton_kernel(weights: Weights, program: Program) -> TritonKernel:
-    """The program for the current device, compiled once. Unprepared when Triton refuses."""
+def triton_kernel(weights: Weights, program: Program, job: Job | None = None) -> TritonKernel:
+    """The program for the current device, compiled once. Unprepared when Triton refuses.
+
+    ``job`` makes the blob instead of compiling the program.
+    """
     device = current_device()
     key = f"triton/{device.arch}/{program.name}/{program.digest}"
-    blob = weights.blob(key, TritonJob(program, device.capability))
+    blob = weights.blob(key, job or TritonJob(program, device.capability))
 
     def load() -> TritonKernel:
         header, image = unpack_blob(blob)

@@ -1,0 +1,105 @@
+"""Plugins by the user's Python: a function of numpy arrays, or `Plugin.enqueue`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, ClassVar
+
+from torch2rt.backends.cpu.steps import ArrayOperand, StepBuilder
+from torch2rt.backends.cpu.torch_operators import strided_operand
+from torch2rt.backends.plugins import Enqueue, dtype_refusal, plugin_of
+from torch2rt.backends.spec import LayerSpec, TensorSpec
+from torch2rt.backends.tactic import Prepared, Refusal, Tactic, Unprepared, Weights
+from torch2rt.extension.full import Plugin
+from torch2rt.extension.registry import PluginCall
+from torch2rt.extension.user_code import call_user
+from torch2rt.network.dtype import Array, DType
+
+
+class PluginArrays(Tactic):
+    """``cpu(inputs, outputs, attributes)`` on the buffers themselves, row-major."""
+
+    name: ClassVar[str] = "plugin.python.arrays"
+    kinds: ClassVar[tuple[str, ...]] = ("plugin",)
+
+    def supports(self, spec: LayerSpec) -> Refusal | None:
+        """Plugins that declare such a function, in dtypes that they name."""
+        if "cpu" not in plugin_of(spec).host:
+            return Refusal("the plugin has no function for the CPU")
+        return dtype_refusal(spec)
+
+    def prepare(self, spec: LayerSpec, weights: Weights) -> Prepared:
+        """One call. PluginMissingError where the plugin is not registered."""
+        kind = plugin_of(spec)
+        definition = kind.definition()
+        function = definition.implementations.cpu
+        if function is None:
+            raise Unprepared(f"{kind.plugin} is registered without its function for the CPU")
+        attributes = definition.attributes(PluginCall(kind.arguments, kind.state))
+        builder = StepBuilder(spec, weights)
+        outputs = [builder.array_output(index) for index in range(len(spec.outputs))]
+        inputs = [builder.array_input(index) for index in range(len(spec.inputs))]
+        run = partial(_run, kind.plugin, function, attributes, len(outputs))
+        builder.call(run, *outputs, *inputs)
+        return builder.finish()
+
+
+def _run(
+    name: str, function: Callable[..., Any], attributes: Mapping[str, Any], count: int,
+    *arrays: Array,
+) -> None:
+    call_user(name, "its cpu function", function, arrays[count:], arrays[:count], attributes)
+
+
+class _Enqueue(Enqueue):
+    device: ClassVar[str] = "cpu"
+
+    def bound_to(
+        self, plugin: Plugin, spec: LayerSpec, weights: Weights, workspace_bytes: int
+    ) -> Prepared:
+        """One call on arrays."""
+        builder = StepBuilder(spec, weights)
+        scratch = TensorSpec((workspace_bytes,), DType.UINT8)
+        place = builder.take_workspace(workspace_bytes)
+        outputs = [
+            strided_operand("output", index, operand)
+            for index, operand in enumerate(spec.outputs)
+        ]
+        inputs = [_input(builder, index) for index in range(len(spec.inputs))]
+        run = partial(_enqueue, plugin, len(outputs))
+        builder.call(run, ArrayOperand(place, scratch), *outputs, *inputs)
+        return builder.finish()
+
+
+def _input(builder: StepBuilder, index: int) -> ArrayOperand | Array:
+    if builder.spec.constants[index] is not None:
+        return builder.array_input(index)
+    return strided_operand("input", index, builder.spec.inputs[index])
+
+
+def _enqueue(plugin: Plugin, count: int, workspace: Array, *arrays: Array) -> None:
+    call_user(
+        plugin.name, "enqueue", plugin.enqueue, arrays[count:], arrays[:count], workspace, None
+    )
+
+
+class EnqueueFirst(_Enqueue):
+    """Its first tactic."""
+
+    name: ClassVar[str] = "plugin.python.first"
+    index: ClassVar[int] = 0
+
+
+class EnqueueSecond(_Enqueue):
+    """Its second tactic."""
+
+    name: ClassVar[str] = "plugin.python.second"
+    index: ClassVar[int] = 1
+
+
+class EnqueueThird(_Enqueue):
+    """Its third tactic."""
+
+    name: ClassVar[str] = "plugin.python.third"
+    index: ClassVar[int] = 2
