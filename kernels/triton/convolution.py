@@ -14,7 +14,14 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from torch2rt.kernels.triton.common import read_operand, start, sum_parts, tile_of, write_part
+from torch2rt.kernels.triton.common import (
+    read_operand,
+    start,
+    sum_parts,
+    sum_type,
+    tile_of,
+    write_part,
+)
 
 
 @triton.jit
@@ -56,7 +63,8 @@ def convolution(
     is_out = (outs < k)[None, :]
     first = part * steps // PARTS
     right_at = w + outs[None, :] * (R * S * channels) + (first * BLOCK_K + cs)[:, None]
-    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    SUM: tl.constexpr = sum_type(x.dtype.element_ty)
+    acc = tl.zeros((BLOCK_M, BLOCK_N), SUM)
     for step in range(first, (part + 1) * steps // PARTS):
         tap = step // blocks
         block = step % blocks * BLOCK_K
@@ -72,7 +80,7 @@ def convolution(
             mask = is_inside[:, None] & (block + cs < c)[None, :]
             left = tl.load(left_at, mask=mask, other=0.0)
         right = tl.load(right_at, mask=is_out, other=0.0)
-        acc = tl.dot(left, right, acc, input_precision=PRECISION)
+        acc = tl.dot(left, right, acc, input_precision=PRECISION, out_dtype=SUM)
         right_at += BLOCK_K
     is_last = True
     if PARTS > 1:

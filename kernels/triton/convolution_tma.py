@@ -16,7 +16,15 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from torch2rt.kernels.triton.common import fetch_ahead, start, sum_parts, tile_of, write_part
+from torch2rt.kernels.triton.common import (
+    fetch_ahead,
+    start,
+    sum_parts,
+    sum_type,
+    tile_of,
+    to_float,
+    write_part,
+)
 
 
 @triton.jit
@@ -49,12 +57,12 @@ def read_extra(
 ):
     """The tile of an epilogue operand in float32: "none", "scalar", "column" [k] or "map"."""
     if KIND == "scalar":
-        return tl.load(operand).to(tl.float32)
+        return to_float(tl.load(operand))
     elif KIND == "column":
         outs = out + tl.arange(0, BLOCK_N)
-        return tl.load(operand + outs, mask=outs < k, other=0.0).to(tl.float32)[None, :]
+        return to_float(tl.load(operand + outs, mask=outs < k, other=0.0))[None, :]
     elif KIND == "map":
-        return operand.load([image, row, column, out]).reshape(BLOCK_M, BLOCK_N).to(tl.float32)
+        return to_float(operand.load([image, row, column, out]).reshape(BLOCK_M, BLOCK_N))
     else:
         return 0.0
 
@@ -93,7 +101,8 @@ def convolution_tma(
         row = tile_row // boxes_across % boxes_down * ROWS
         column = tile_row % boxes_across * COLUMNS
         out = tile_column * BLOCK_N
-        acc = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
+        SUM: tl.constexpr = sum_type(x.dtype)
+        acc = tl.zeros((BLOCK_N, BLOCK_M), SUM)
         for step in range(R * S * blocks):
             tap = step // blocks
             block = step % blocks * BLOCK_K
@@ -102,7 +111,7 @@ def convolution_tma(
                 DILATION_H, DILATION_W,
             ).reshape(BLOCK_M, BLOCK_K)
             taps = w.load([out, tap * c + block])
-            acc = tl.dot(taps, pixels.T, acc, input_precision=PRECISION)
+            acc = tl.dot(taps, pixels.T, acc, input_precision=PRECISION, out_dtype=SUM)
         i1 = read_extra(e1, image, row, column, out, k, E1, BLOCK_M, BLOCK_N)
         i2 = read_extra(e2, image, row, column, out, k, E2, BLOCK_M, BLOCK_N)
         i3 = read_extra(e3, image, row, column, out, k, E3, BLOCK_M, BLOCK_N)
@@ -141,7 +150,8 @@ def convolution_tma_split(
         (part + 1) * weights_pitch // PARTS, BLOCK_N, OVERLAPS,
     )
     start(OVERLAPS)
-    acc = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
+    SUM: tl.constexpr = sum_type(x.dtype)
+    acc = tl.zeros((BLOCK_N, BLOCK_M), SUM)
     for step in range(part * steps // PARTS, (part + 1) * steps // PARTS):
         tap = step // blocks
         block = step % blocks * BLOCK_K
@@ -150,7 +160,7 @@ def convolution_tma_split(
             DILATION_W,
         ).reshape(BLOCK_M, BLOCK_K)
         taps = w.load([out, tap * c + block])
-        acc = tl.dot(taps, pixels.T, acc, input_precision=PRECISION)
+        acc = tl.dot(taps, pixels.T, acc, input_precision=PRECISION, out_dtype=SUM)
     write_part(acc, partial, index, part, PARTS, BLOCK_N, BLOCK_M)
     if tl.atomic_add(counters + index, 1, sem="acq_rel") == PARTS - 1:
         tl.store(counters + index, 0)

@@ -12,7 +12,14 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from torch2rt.kernels.triton.common import read_operand, start, sum_parts, tile_of, write_part
+from torch2rt.kernels.triton.common import (
+    read_operand,
+    start,
+    sum_parts,
+    sum_type,
+    tile_of,
+    write_part,
+)
 
 
 @triton.jit
@@ -51,7 +58,8 @@ def gemm(
     right_at = b + far * b_outer + near * b_inner + ks[:, None] * b_k + columns[None, :] * b_column
     is_row = (rows < m)[:, None]
     is_column = (columns < n)[None, :]
-    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    SUM: tl.constexpr = sum_type(a.dtype.element_ty)
+    acc = tl.zeros((BLOCK_M, BLOCK_N), SUM)
     for step in range(part * steps // PARTS, (part + 1) * steps // PARTS):
         if IS_EVEN_K:
             left = tl.load(left_at, mask=is_row, other=0.0)
@@ -60,7 +68,7 @@ def gemm(
             here = step * BLOCK_K + tl.arange(0, BLOCK_K)
             left = tl.load(left_at, mask=is_row & (here < k)[None, :], other=0.0)
             right = tl.load(right_at, mask=is_column & (here < k)[:, None], other=0.0)
-        acc = tl.dot(left, right, acc, input_precision=PRECISION)
+        acc = tl.dot(left, right, acc, input_precision=PRECISION, out_dtype=SUM)
         left_at += BLOCK_K * a_k
         right_at += BLOCK_K * b_k
     is_last = True

@@ -15,7 +15,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from torch2rt.kernels.triton.common import fetch_ahead, read_operand, start, tile_of
+from torch2rt.kernels.triton.common import fetch_ahead, read_operand, start, sum_type, tile_of
 
 
 @triton.jit
@@ -48,14 +48,15 @@ def compute_tile(
     tile_row, tile_column = tile_of(index, tl.cdiv(m, BLOCK_M), tl.cdiv(n, BLOCK_N), GROUP)
     row = tile_row * BLOCK_M
     column = tile_column * BLOCK_N
-    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    SUM: tl.constexpr = sum_type(a.dtype)
+    acc = tl.zeros((BLOCK_M, BLOCK_N), SUM)
     for step in range(tl.cdiv(k, BLOCK_K)):
         left = a.load([row, step * BLOCK_K])
         if B_IS_ROWS:
             right = b.load([column, step * BLOCK_K]).T
         else:
             right = b.load([step * BLOCK_K, column])
-        acc = tl.dot(left, right, acc, input_precision=PRECISION)
+        acc = tl.dot(left, right, acc, input_precision=PRECISION, out_dtype=SUM)
     if HALVES == 1:
         store_tile(acc, y, e1, e2, e3, row, column, m, n, E1, E2, E3, BLOCK_M, BLOCK_N)
     else:

@@ -16,6 +16,7 @@ from torch2rt.kernels.triton.common import (
     read_operand,
     start,
     sum_parts,
+    sum_type,
     tile_of,
     write_part,
 )
@@ -48,14 +49,15 @@ def gemm_tma_split(
         (part + 1) * weights_pitch // PARTS, BLOCK_N, OVERLAPS,
     )
     start(OVERLAPS)
-    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    SUM: tl.constexpr = sum_type(a.dtype)
+    acc = tl.zeros((BLOCK_M, BLOCK_N), SUM)
     for step in range(part * steps // PARTS, (part + 1) * steps // PARTS):
         left = a.load([row, step * BLOCK_K])
         if B_IS_ROWS:
             right = b.load([column, step * BLOCK_K]).T
         else:
             right = b.load([step * BLOCK_K, column])
-        acc = tl.dot(left, right, acc, input_precision=PRECISION)
+        acc = tl.dot(left, right, acc, input_precision=PRECISION, out_dtype=SUM)
     write_part(acc, partial, index, part, PARTS, BLOCK_M, BLOCK_N)
     if tl.atomic_add(counters + index, 1, sem="acq_rel") == PARTS - 1:
         tl.store(counters + index, 0)

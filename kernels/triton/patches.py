@@ -14,7 +14,14 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from torch2rt.kernels.triton.common import read_operand, start, sum_parts, tile_of, write_part
+from torch2rt.kernels.triton.common import (
+    read_operand,
+    start,
+    sum_parts,
+    sum_type,
+    tile_of,
+    write_part,
+)
 
 
 @triton.jit
@@ -46,18 +53,19 @@ def patches(
     is_row = (rows < m)[:, None]
     is_out = (outs < k)[None, :]
     steps = tl.cdiv(depth, BLOCK_K)
-    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    SUM: tl.constexpr = sum_type(x.dtype.element_ty)
+    acc = tl.zeros((BLOCK_M, BLOCK_N), SUM)
     for step in range(part * steps // PARTS, (part + 1) * steps // PARTS):
         ks = step * BLOCK_K + tl.arange(0, BLOCK_K)
         place = ks // (R * RUN) * x_channel + ks % (R * RUN) // RUN * x_row + ks % RUN
         is_there = ks < depth
         left = tl.load(
-            x + corner[:, None] + place[None, :], mask=is_row & is_there[None, :], other=0.0
+            x + corner[:, None] + place[None, :], mask=is_row & is_there[None, :], other=0
         )
         right = tl.load(
-            w + ks[:, None] + outs[None, :] * pitch, mask=is_there[:, None] & is_out, other=0.0
+            w + ks[:, None] + outs[None, :] * pitch, mask=is_there[:, None] & is_out, other=0
         )
-        acc = tl.dot(left, right, acc, input_precision=PRECISION)
+        acc = tl.dot(left, right, acc, input_precision=PRECISION, out_dtype=SUM)
     is_last = True
     if PARTS > 1:
         write_part(acc, partial, index, part, PARTS, BLOCK_M, BLOCK_N)

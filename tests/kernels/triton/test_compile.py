@@ -2,91 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
 import torch
-import triton
 from cuda_testing import cuda_spec
-from tactic_testing import DictWeights
+from triton_assembly import assembly
 
-from torch2rt.backends.backend import find_tactic
-from torch2rt.backends.cuda.device import Device, Kernel, Memory, preparing_for
-from torch2rt.backends.cuda.triton.kernel import TritonJob
 from torch2rt.backends.spec import LayerSpec
-from torch2rt.backends.tactic import Job
 from torch2rt.layers.attention import Attention
 from torch2rt.layers.convolution import Convolution
 from torch2rt.layers.matmul import Matmul
-from torch2rt.network.dtype import Array
 
 ARCHITECTURES = [(8, 0), (8, 9), (9, 0), (10, 0)]
-
-
-class NullMemory(Memory):
-    address = 4096
-    size_bytes = 0
-
-
-class NullDevice(Device):
-    """A device of a capability that runs nothing."""
-
-    multiprocessors = 132
-    shared_bytes = 227 * 1024
-    l2_bytes = 50 * 2**20
-
-    def __init__(self, capability: tuple[int, int]) -> None:
-        self.capability = capability
-
-    def compile_cpp(self, source: str, name: str) -> Job:
-        raise NotImplementedError
-
-    def load(self, image: bytes, name: str, shared_bytes: int = 0) -> Kernel:
-        class NullKernel(Kernel):
-            def launch(self, *arguments: Any) -> int:
-                raise NotImplementedError
-
-        return NullKernel()
-
-    def upload(self, array: Array) -> Memory:
-        return NullMemory()
-
-    def allocate(self, size_bytes: int) -> Memory:
-        return NullMemory()
-
-
-class KeepingWeights(DictWeights):
-    """Compiles, and keeps the assembly."""
-
-    ptx = ""
-
-    def blob(self, key: str, job: Job) -> bytes:
-        assert isinstance(job, TritonJob)
-        made = triton.compile
-        with pytest.MonkeyPatch.context() as patch:
-            def keep(*arguments: Any, **named: Any) -> Any:
-                compiled = made(*arguments, **named)
-                self.ptx = compiled.asm["ptx"]
-                return compiled
-
-            patch.setattr(triton, "compile", keep)
-            return job.run()
-
-
-def assembly(tactic_name: str, spec: LayerSpec, capability: tuple[int, int]) -> str:
-    """PTX of what a tactic compiles for a layer, whether or not its time is worth it."""
-    arrays = {
-        name: torch.zeros(operand.shape).numpy().astype(operand.dtype.numpy)
-        for name, operand in zip(spec.constants, spec.inputs, strict=True) if name is not None
-    }
-    weights = KeepingWeights(arrays)
-    tactic = find_tactic("torch2rt.backends.cuda.tactics", tactic_name)
-    with preparing_for(NullDevice(capability)):
-        tactic.prepare(spec.with_layouts(tactic.layouts(spec)[0]), weights)
-    return weights.ptx
 
 
 def linear(dtype: torch.dtype = torch.float16, tf32: bool = False) -> LayerSpec:

@@ -30,6 +30,8 @@ class Kernel(abc.ABC):
     """A loaded kernel."""
 
     name: str
+    # Of a thread; 0 where nobody counts them.
+    registers: int = 0
 
     @abc.abstractmethod
     def launch(

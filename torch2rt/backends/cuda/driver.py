@@ -17,6 +17,7 @@ from torch2rt.backends.cuda.libraries import load_library
 _PROGRAMMATIC_SERIALIZATION = 6
 _MAX_DYNAMIC_SHARED = 8
 _CAPTURE_ACTIVE = 1
+_FUNCTION_REGISTERS = 4
 
 
 class DriverError(Exception):
@@ -95,6 +96,14 @@ def load_function(image: bytes, name: str, shared_bytes: int) -> tuple[c_void_p,
         status = driver().cuFuncSetAttribute(function, _MAX_DYNAMIC_SHARED, shared_bytes)
         check(status, f"{shared_bytes} bytes of shared memory for {name}")
     return module, function
+
+
+def registers(function: c_void_p) -> int:
+    """Registers of a thread of a function."""
+    count = c_int()
+    status = driver().cuFuncGetAttribute(byref(count), _FUNCTION_REGISTERS, function)
+    check(status, "cuFuncGetAttribute")
+    return count.value
 
 
 def launch(

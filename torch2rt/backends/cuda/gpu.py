@@ -32,6 +32,7 @@ class GpuKernel(Kernel):
         self.name = name
         try:
             self._module, self.function = driver.load_function(image, name, shared_bytes)
+            self.registers = driver.registers(self.function)
         except driver.DriverError as error:
             raise Unprepared(str(error)) from error
 

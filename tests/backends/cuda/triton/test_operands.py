@@ -17,7 +17,13 @@ from torch2rt.backends.cuda.triton.operands import (
     fold,
     make_program,
 )
-from torch2rt.backends.cuda.triton.tiles import BOX_TILES, MAP_TILES, POINTER_TILES, Tile, Work
+from torch2rt.backends.cuda.triton.tiles import (
+    BYTE_BOX_TILES,
+    BYTE_MAP_TILES,
+    POINTER_TILES,
+    Tile,
+    Work,
+)
 from torch2rt.backends.spec import TensorSpec
 from torch2rt.backends.tactic import Refusal
 from torch2rt.layers.matmul import Matmul
@@ -115,7 +121,7 @@ def test_boxes_waste_least_and_are_square(
 
 
 def test_names_of_tiles_differ() -> None:
-    for tiles in (MAP_TILES, POINTER_TILES, BOX_TILES):
+    for tiles in (BYTE_MAP_TILES, POINTER_TILES, BYTE_BOX_TILES):
         assert len({tile.name for tile in tiles}) == len(tiles)
 
 
@@ -126,7 +132,7 @@ def test_larger_products_take_longer() -> None:
 
     tile = Tile(128, 128, 64, 8, 4)
     times = [
-        Work(m, 768, 768, 1, 2, 2 * (m * 1536 + 768 * 768), 1).estimate_us(
+        Work(m, 768, 768, 1, 2, 2 * (m * 1536 + 768 * 768), 2).estimate_us(
             tile, Card(), through_maps=True,  # type: ignore[arg-type]
         )
         for m in (128, 4096, 65536)

@@ -14,7 +14,7 @@ from torch2rt.backends.cuda.triton import tiles
 from torch2rt.backends.cuda.triton.kernel import Value, triton_kernel
 from torch2rt.backends.cuda.triton.operands import (
     MAX_OFFSET,
-    TRITON_TYPES,
+    TRITON_FLOATS,
     Axis,
     fold,
     make_program,
@@ -28,7 +28,7 @@ from torch2rt.network.dtype import DType
 
 _MAX_FEATURES = 256
 _MAX_MATRICES = 65535
-_MASK_TYPES = {DType.BOOL: "i8", **TRITON_TYPES}
+_MASK_TYPES = {DType.BOOL: "i8", **TRITON_FLOATS}
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class TritonAttention(Tactic):
         if isinstance(heads, Refusal):
             raise Unprepared(heads.reason)
         kind = attention_kind(spec)
-        element = TRITON_TYPES[spec.inputs[0].dtype]
+        element = TRITON_FLOATS[spec.inputs[0].dtype]
         e, d = _power(heads.e), _power(heads.d)
         sizes = ((self.block_m, e), (self.block_n, e), (self.block_n, d))
         types = [
@@ -131,7 +131,7 @@ class TritonAttention(Tactic):
         ]
         mask_dtype = spec.inputs[3].dtype if kind.has_mask else None
         types.append(("mask", f"*{_MASK_TYPES[mask_dtype]}" if mask_dtype else "constexpr"))
-        types.append(("y", f"*{TRITON_TYPES[spec.outputs[0].dtype]}"))
+        types.append(("y", f"*{TRITON_FLOATS[spec.outputs[0].dtype]}"))
         constants: dict[str, Value] = {
             "SCALE": kind.scale * math.log2(math.e),
             "MASK": "none" if not mask_dtype else "bool" if mask_dtype is DType.BOOL else "float",
@@ -241,7 +241,7 @@ def _refusal(spec: LayerSpec) -> Refusal | None:
     dtypes = {q.dtype, k.dtype, v.dtype, spec.outputs[0].dtype}
     if spec.epilogue is not None:
         return Refusal("an epilogue")
-    if len(dtypes) > 1 or q.dtype not in TRITON_TYPES:
+    if len(dtypes) > 1 or q.dtype not in TRITON_FLOATS:
         return Refusal(f"operands of {', '.join(sorted(dtype.value for dtype in dtypes))}")
     if kind.has_mask and spec.inputs[3].dtype not in _MASK_TYPES:
         return Refusal(f"a mask of {spec.inputs[3].dtype.value}")

@@ -22,12 +22,13 @@ from torch2rt.backends.cuda.triton.gemm import (
 )
 from torch2rt.backends.cuda.triton.operands import epilogue_refusal
 from torch2rt.backends.cuda.triton.tiles import (
-    BOX_TILES,
+    BYTE_BOX_TILES,
+    BYTE_MAP_TILES,
     GATHER_TILES,
-    MAP_TILES,
     PATCH_TILES,
     POINTER_TILES,
     Tile,
+    box_tiles,
     rank_patches,
     rank_tiles,
 )
@@ -124,8 +125,8 @@ class WindowConvolution(TritonConvolution):
             return Refusal("patches should be faster")
         refuse = windows.box_refusal if self.is_box else windows.gather_refusal
         ranks = windows.rank_windows(
-            window, current_device(), BOX_TILES, GATHER_TILES, tiles.BOXES_WORTH_COMPILING,
-            tiles.GATHERS_WORTH_COMPILING,
+            window, current_device(), box_tiles(window.dtype.itemsize_bytes), GATHER_TILES,
+            tiles.BOXES_WORTH_COMPILING, tiles.GATHERS_WORTH_COMPILING,
         )
         if (self.tile, self.is_box) in ranks:
             return None
@@ -262,9 +263,9 @@ def _patches(tile: Tile) -> type[Tactic]:
 
 globals().update({
     cls.__name__: cls for cls in (
-        *(_product(tile, through_maps=True) for tile in MAP_TILES),
+        *(_product(tile, through_maps=True) for tile in BYTE_MAP_TILES),
         *(_product(tile, through_maps=False) for tile in POINTER_TILES),
-        *(_window(tile, is_box=True) for tile in BOX_TILES),
+        *(_window(tile, is_box=True) for tile in BYTE_BOX_TILES),
         *(_window(tile, is_box=False) for tile in GATHER_TILES),
         *(_patches(tile) for tile in PATCH_TILES),
     )

@@ -13,7 +13,7 @@ from torch2rt.backends.cuda.triton.gemm import (
     prepare_pointers,
 )
 from torch2rt.backends.cuda.triton.operands import aligned_strides, epilogue_refusal
-from torch2rt.backends.cuda.triton.tiles import MAP_TILES, POINTER_TILES, Tile, rank_tiles
+from torch2rt.backends.cuda.triton.tiles import BYTE_MAP_TILES, POINTER_TILES, Tile, rank_tiles
 from torch2rt.backends.spec import LayerSpec
 from torch2rt.backends.tactic import Prepared, Refusal, Tactic, Unprepared, Weights
 from torch2rt.layers.matmul import Matmul
@@ -106,7 +106,7 @@ def _tactic(tile: Tile, through_maps: bool) -> type[TritonMatmul]:
 
 globals().update({
     cls.__name__: cls for cls in (
-        *(_tactic(tile, through_maps=True) for tile in MAP_TILES),
+        *(_tactic(tile, through_maps=True) for tile in BYTE_MAP_TILES),
         *(_tactic(tile, through_maps=False) for tile in POINTER_TILES),
     )
 })

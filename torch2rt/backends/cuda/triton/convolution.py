@@ -25,6 +25,7 @@ from torch2rt.backends.cuda.triton.operands import (
     classify_extra,
     fold,
     make_program,
+    result_bytes,
 )
 from torch2rt.backends.cuda.triton.tensor_map import Matrix
 from torch2rt.backends.cuda.triton.tiles import Tile, Work, product_rate
@@ -79,10 +80,11 @@ class Window:
         item = self.dtype.itemsize_bytes
         block = tile.block_k(item)
         k = self.taps * (self.x[1] + -self.x[1] % block)
-        matrices = 1 + sum(extra.kind == "matrix" for extra in self.extras)
-        moved = math.prod(self.x) + matrices * math.prod(self.y) + k * self.y[1]
+        results = result_bytes(self.out_dtype, self.extras)
+        factors = math.prod(self.x) + k * self.y[1]
+        moved = factors * item + math.prod(self.y) * results
         rate = product_rate(self.dtype, self.is_tf32)
-        return Work(rows, self.y[1], k, 1, item, moved * item, matrices, rate)
+        return Work(rows, self.y[1], k, 1, item, moved, results, rate)
 
 
 def find_window(spec: LayerSpec) -> Window | Refusal:
@@ -158,7 +160,7 @@ def prepare_gather(spec: LayerSpec, weights: Weights, window: Window, tile: Tile
     element = TRITON_TYPES[window.dtype]
     types = [
         ("x", f"*{element}"), ("w", f"*{element}"), ("y", f"*{TRITON_TYPES[window.out_dtype]}"),
-        *extra_types(window.extras, kinds, ""), *part_types(tile),
+        *extra_types(window.extras, kinds, ""), *part_types(tile, window.dtype),
     ]
     rows = [*window.row_strides, *[0] * MAX_EXTRAS]
     sizes = {
@@ -294,7 +296,7 @@ def prepare_box(spec: LayerSpec, weights: Weights, window: Window, tile: Tile) -
     constants |= {"PRECISION": window.precision, "OVERLAPS": True}
     name = "convolution_tma"
     if tile.parts > 1:
-        name, types = "convolution_tma_split", types + part_types(tile)
+        name, types = "convolution_tma_split", types + part_types(tile, window.dtype)
         constants["PARTS"] = tile.parts
     depth = window.taps * c
     taps = _packed(spec, weights, c)

@@ -23,6 +23,7 @@ from torch2rt.backends.cuda.triton.operands import (
     classify_extra,
     fold,
     make_program,
+    result_bytes,
 )
 from torch2rt.backends.cuda.triton.tensor_map import Matrix
 from torch2rt.backends.cuda.triton.tiles import Tile, Work, product_rate
@@ -64,11 +65,12 @@ class Product:
     def work(self) -> Work:
         """What the model of time looks at."""
         item, count = self.dtype.itemsize_bytes, math.prod(self.batch)
-        matrices = 1 + sum(extra.kind == "matrix" for extra in self.extras)
+        results = result_bytes(self.out_dtype, self.extras)
         b_count = count if any(self.b[:2]) else 1
-        moved = count * self.m * (self.k + matrices * self.n) + b_count * self.n * self.k
+        factors = (count * self.m + b_count * self.n) * self.k
+        moved = factors * item + count * self.m * self.n * results
         rate = product_rate(self.dtype, self.is_tf32)
-        return Work(self.m, self.n, self.k, count, item, moved * item, matrices, rate)
+        return Work(self.m, self.n, self.k, count, item, moved, results, rate)
 
 
 def find_product(
@@ -145,8 +147,8 @@ def _right_map_refusal(product: Product) -> Refusal | None:
     pitch_bytes = max(k_stride, n_stride) * product.dtype.itemsize_bytes
     if min(k_stride, n_stride) != 1 or pitch_bytes % 16:
         return Refusal("rows of the right operand are not dense, at multiples of 16 bytes")
-    if product.dtype is DType.FLOAT32 and k_stride != 1:
-        return Refusal("a right operand in TF32 whose k is not dense")
+    if product.dtype.itemsize_bytes != 2 and k_stride != 1:
+        return Refusal("a right operand whose k is not dense, not of 16 bits")
     return None
 
 
@@ -173,7 +175,7 @@ def prepare_maps(
         constants |= {"HALVES": tile.halves, "IS_PERSISTENT": tile.is_persistent}
     constants |= {"B_IS_ROWS": is_rows, "PRECISION": product.precision, "OVERLAPS": True}
     if tile.parts > 1:
-        types += [("partial", "*fp32"), ("counters", "*i32")]
+        types += part_types(tile, product.dtype)
         constants["PARTS"] = tile.parts
     lines = lines_argument(spec, weights, product)
     types.append(("weights", "*i8" if lines else "constexpr"))
@@ -258,7 +260,7 @@ def prepare_pointers(
     element = TRITON_TYPES[product.dtype]
     types = [
         ("a", f"*{element}"), ("b", f"*{element}"), ("y", f"*{TRITON_TYPES[product.out_dtype]}"),
-        *extra_types(product.extras, kinds, ""), *part_types(tile),
+        *extra_types(product.extras, kinds, ""), *part_types(tile, product.dtype),
     ]
     place_of_b: In | Packed
     if product.pack is not None:

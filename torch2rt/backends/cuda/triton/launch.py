@@ -22,8 +22,10 @@ from torch2rt.backends.cuda.triton.operands import (
 from torch2rt.backends.cuda.triton.tiles import Tile
 from torch2rt.backends.spec import LayerSpec, TensorSpec
 from torch2rt.backends.tactic import Call, Prepared, Unprepared
+from torch2rt.network.dtype import DType
 
 MAX_BLOCKS = 65535
+_REGISTERS = 65536  # of a multiprocessor; threads with 32 each fill it, 2048 in all
 # The place of counters among a launch's arguments.
 COUNTERS = Work(-1)
 
@@ -46,11 +48,11 @@ def extra_types(
     return types
 
 
-def part_types(tile: Tile) -> list[tuple[str, str]]:
-    """Parameters of the memory through which blocks that share a tile meet."""
+def part_types(tile: Tile, dtype: DType) -> list[tuple[str, str]]:
+    """Parameters of the memory through which blocks that share a tile meet, by factors' dtype."""
     if tile.parts == 1:
         return [("partial", "constexpr"), ("counters", "constexpr")]
-    return [("partial", "*fp32"), ("counters", "*i32")]
+    return [("partial", "*fp32" if dtype.is_float else "*i32"), ("counters", "*i32")]
 
 
 def part_arguments(tile: Tile) -> list[Any]:
@@ -64,9 +66,11 @@ def part_bytes(tile: Tile, tiles: int) -> int:
 
 
 def resident_blocks(kernel: TritonKernel, device: Device) -> int:
-    """Blocks of a kernel that one multiprocessor holds, by memory and threads."""
+    """Blocks of a kernel that one multiprocessor holds, by memory, threads and registers."""
     by_memory = (device.shared_bytes + 1024) // (kernel.shared_bytes + 1024)
-    return max(1, min(by_memory, 2048 // (32 * kernel.warps), 8))
+    registers = kernel.kernel.registers + -kernel.kernel.registers % 8
+    by_registers = _REGISTERS // (max(registers, 32) * 32 * kernel.warps)
+    return max(1, min(by_memory, by_registers, 8))
 
 
 def overwritable(spec: LayerSpec, extras: Sequence[Extra]) -> tuple[int, ...]:

@@ -12,11 +12,21 @@ from torch2rt.backends.cuda.triton.print_triton import print_epilogue, refusal_r
 from torch2rt.backends.spec import LayerSpec, TensorSpec
 from torch2rt.backends.tactic import Refusal
 from torch2rt.kernels.triton import source
+from torch2rt.layers.matmul import Matmul
 from torch2rt.network.dtype import DType
 
-TRITON_TYPES = {DType.FLOAT16: "fp16", DType.BFLOAT16: "bf16", DType.FLOAT32: "fp32"}
+TRITON_FLOATS = {DType.FLOAT16: "fp16", DType.BFLOAT16: "bf16", DType.FLOAT32: "fp32"}
+TRITON_TYPES = {
+    **TRITON_FLOATS, DType.FLOAT8_E4M3: "fp8e4nv", DType.INT8: "i8", DType.INT32: "i32",
+}
+# What tensor cores multiply; what may be stored, or read by an epilogue.
+_FACTORS = (*TRITON_FLOATS, DType.INT8)
+_STORED = (*TRITON_FLOATS, DType.INT8)
 MAX_EXTRAS = 3
 MAX_OFFSET = 2**31 - 1
+# Terms of a sum of products of bytes that stay within 2^22, and within int32.
+_SMALL_SUM_TERMS = 2**22 // (128 * 127)
+_MAX_SUM_TERMS = 2**31 // (128 * 128) - 1
 PARAMETERS = ("acc", "i1", "i2", "i3")
 
 
@@ -77,19 +87,43 @@ def classify_extra(
 
 def epilogue_refusal(spec: LayerSpec) -> Refusal | None:
     """Why no kernel of ours takes the layer's dtypes or epilogue, whatever the sizes."""
-    dtype = spec.inputs[0].dtype
-    if dtype not in TRITON_TYPES or spec.outputs[0].dtype not in TRITON_TYPES:
-        return Refusal(f"{dtype.value} to {spec.outputs[0].dtype.value}")
+    dtype, second, out = spec.inputs[0].dtype, spec.inputs[1].dtype, spec.outputs[0].dtype
+    is_bare = spec.epilogue is None and out is DType.INT32 and dtype is DType.INT8
+    if dtype not in _FACTORS or second is not dtype or not (out in _STORED or is_bare):
+        return Refusal(f"{dtype.value} times {second.value} to {out.value}")
+    if dtype is DType.INT8 and sum_terms(spec) > _MAX_SUM_TERMS:
+        return Refusal(f"sums of {sum_terms(spec)} products of bytes leave int32")
     extras = spec.inputs[spec.main_count :]
     if len(extras) > MAX_EXTRAS:
         return Refusal(f"{len(extras)} operands of the epilogue; at most {MAX_EXTRAS} are taken")
     for operand in extras:
-        if operand.dtype not in TRITON_TYPES:
+        if operand.dtype not in _STORED:
             return Refusal(f"an epilogue operand in {operand.dtype.value}")
     if any(max_offset(operand) > MAX_OFFSET for operand in (*spec.inputs, *spec.outputs)):
         return Refusal("a tensor of 2^31 elements or more")
-    reason = refusal_reason(spec.epilogue)
+    reason = refusal_reason(spec.epilogue, out, integer_inputs(spec))
     return Refusal(reason) if reason is not None else None
+
+
+def sum_terms(spec: LayerSpec) -> int:
+    """Products that one sum adds: of a constant or other weight [k, ...], or of a matrix."""
+    if isinstance(spec.kind, Matmul):
+        return spec.inputs[0].shape[-2 if spec.kind.transpose_a else -1]
+    return math.prod(spec.inputs[1].shape[1:])
+
+
+def integer_inputs(spec: LayerSpec) -> frozenset[int]:
+    """The expression's inputs that are integers; 0 is the sum."""
+    extras = spec.inputs[spec.main_count :]
+    found = {i for i, operand in enumerate(extras, 1) if not operand.dtype.is_float}
+    return frozenset(found if spec.inputs[0].dtype.is_float else found | {0})
+
+
+def result_bytes(out: DType, extras: Sequence[Extra]) -> int:
+    """Bytes that are stored and read by the epilogue per element of the result."""
+    return out.itemsize_bytes + sum(
+        extra.dtype.itemsize_bytes for extra in extras if extra.kind == "matrix"
+    )
 
 
 def max_offset(operand: TensorSpec) -> int:
@@ -118,7 +152,8 @@ def make_program(
         (name, math.gcd(number, 16)) for name, number in numbers.items()
         if name not in fixed and name != "m" and number % 8 == 0
     ]
-    text = source(file) + "\n\n" + print_epilogue(spec.epilogue, PARAMETERS)
+    is_small = spec.inputs[0].dtype is DType.INT8 and sum_terms(spec) <= _SMALL_SUM_TERMS
+    text = source(file) + "\n\n" + print_epilogue(spec.epilogue, PARAMETERS, is_small=is_small)
     program = Program(
         kernel, text, tuple(parameters), (*fixed.items(), *constants.items()), tuple(divisors),
         warps, stages,

@@ -14,7 +14,12 @@ from torch2rt.backends.cuda.triton.convolution import Window
 from torch2rt.backends.cuda.triton.gemm import GROUP
 from torch2rt.backends.cuda.triton.kernel import Value, triton_kernel
 from torch2rt.backends.cuda.triton.launch import extra_kinds, extra_types, finish, part_types
-from torch2rt.backends.cuda.triton.operands import MAX_EXTRAS, TRITON_TYPES, make_program
+from torch2rt.backends.cuda.triton.operands import (
+    MAX_EXTRAS,
+    TRITON_TYPES,
+    make_program,
+    result_bytes,
+)
 from torch2rt.backends.cuda.triton.tiles import Tile, Work, product_rate
 from torch2rt.backends.spec import LayerSpec
 from torch2rt.backends.tactic import Prepared, Refusal, Unprepared, Weights
@@ -43,10 +48,11 @@ def patches_work(window: Window) -> Work:
     """What the model of time looks at."""
     item = window.dtype.itemsize_bytes
     depth = window.taps * window.x[1]
-    matrices = 1 + sum(extra.kind == "matrix" for extra in window.extras)
-    moved = math.prod(window.x) + matrices * math.prod(window.y) + depth * window.y[1]
+    results = result_bytes(window.out_dtype, window.extras)
+    factors = math.prod(window.x) + depth * window.y[1]
+    moved = factors * item + math.prod(window.y) * results
     rate = product_rate(window.dtype, window.is_tf32)
-    return Work(window.pixels, window.y[1], depth, 1, item, moved * item, matrices, rate)
+    return Work(window.pixels, window.y[1], depth, 1, item, moved, results, rate)
 
 
 def prepare_patches(spec: LayerSpec, weights: Weights, window: Window, tile: Tile) -> Prepared:
@@ -64,7 +70,7 @@ def prepare_patches(spec: LayerSpec, weights: Weights, window: Window, tile: Til
     element = TRITON_TYPES[window.dtype]
     types = [
         ("x", f"*{element}"), ("w", f"*{element}"), ("y", f"*{TRITON_TYPES[window.out_dtype]}"),
-        *extra_types(window.extras, kinds, ""), *part_types(tile),
+        *extra_types(window.extras, kinds, ""), *part_types(tile, window.dtype),
     ]
     rows = [*window.row_strides, *[0] * MAX_EXTRAS]
     sizes = {

@@ -9,11 +9,14 @@ import math
 from collections.abc import Callable, Sequence
 
 from torch2rt import expression as ex
+from torch2rt.network.dtype import DType
 
 _IMPORTS = """
 import triton
 import triton.language as tl
 from triton.language.extra import libdevice
+
+from torch2rt.kernels.triton.common import round_int8, small_to_float
 """
 
 _Print = Callable[..., str]
@@ -105,7 +108,7 @@ _PRINTERS: dict[str, _Print] = {
     "leaky_relu": lambda x, slope: f"tl.where({x} > 0.0, {x}, {x} * {slope})",
     "elu": lambda x, alpha:
         f"tl.where({x} > 0.0, {x}, {alpha} * libdevice.expm1({_MIN(x, '0.0')}))",
-    "to_float32": lambda x: x,
+    "to_float32": lambda x: f"{x}.to(tl.float32)",
     "to_float16": lambda x: f"{x}.to(tl.float16).to(tl.float32)",
     "to_bfloat16": lambda x: f"{x}.to(tl.bfloat16).to(tl.float32)",
 }
@@ -116,22 +119,72 @@ _TRUTHS = frozenset({
 })
 
 
-def refusal_reason(expression: ex.Expression | None) -> str | None:
-    """Why `print_epilogue` cannot print an expression, or None."""
+def refusal_reason(
+    expression: ex.Expression | None, out: DType = DType.FLOAT32,
+    integers: frozenset[int] = frozenset(),
+) -> str | None:
+    """Why `print_epilogue` cannot print an expression for a result in ``out``, or None.
+
+    ``integers`` are the inputs of integer dtypes: everything is computed in float32.
+    """
     if expression is None:
         return None
+    if out is DType.INT8:
+        bounded = _rounded_bytes(expression)
+        if bounded is None:
+            return "bytes that are not rounded and clamped"
+        expression = bounded[0]
     for node in ex.walk(expression):
         if isinstance(node, ex.Apply) and node.op not in _PRINTERS:
             return f"an epilogue with {node.op}"
         if not isinstance(node, ex.Input) and node.arguments and ex.arity(node) == 0:
             return f"the epilogue's part {node.text} has no input"
+        if _has_integers(node, integers):
+            return f"integers in {node.text}"
+    if expression in map(ex.Input, integers):
+        return "an epilogue that returns integers"
     return None if _reads(expression, 0) else "an epilogue that does not read the result"
 
 
-def print_epilogue(expression: ex.Expression | None, parameters: Sequence[str]) -> str:
+def _has_integers(node: ex.Expression, integers: frozenset[int]) -> bool:
+    """Whether an op but the conversion to float32 reads an input of integers."""
+    if isinstance(node, ex.Apply) and node.op == "to_float32":
+        return False
+    return any(isinstance(a, ex.Input) and a.index in integers for a in node.arguments)
+
+
+def _rounded_bytes(expression: ex.Expression) -> tuple[ex.Expression, float, float] | None:
+    """(x, low, high) of ``to_int8(clamp(round(x), low, high))``, bounds within a byte's."""
+    match expression:
+        case ex.Apply("to_int8", (ex.Apply("clamp", (ex.Apply("round", (x,)), low, high)),)):
+            if not isinstance(low, ex.Constant) or not isinstance(high, ex.Constant):
+                return None
+            bounds = float(low.value), float(high.value)
+            is_whole = all(bound.is_integer() for bound in bounds)
+            if is_whole and -128 <= bounds[0] <= bounds[1] <= 127:
+                return x, *bounds
+    return None
+
+
+def _is_never_negative(expression: ex.Expression) -> bool:
+    """Whether values are known to be 0 or more, or NaN."""
+    match expression:
+        case ex.Apply("relu" | "abs" | "sigmoid" | "square"):
+            return True
+        case ex.Apply("mul", (x, ex.Constant(value=number))):
+            return number >= 0 and _is_never_negative(x)
+        case ex.Apply("clamp", (_, ex.Constant(value=low), _)):
+            return low >= 0
+    return False
+
+
+def print_epilogue(
+    expression: ex.Expression | None, parameters: Sequence[str], *, is_small: bool = False
+) -> str:
     """A Triton function ``epilogue(*parameters)`` of float32 tiles, with its imports.
 
-    Parameter j is input j of the expression. KeyError for what `refusal_reason` names.
+    Parameter j is input j of the expression; the sum, parameter 0, may be int32, and ``is_small``
+    says that it lies within 2^22 then. KeyError for what `refusal_reason` names.
     """
     lines: list[str] = []
     names: dict[ex.Expression, str] = {}
@@ -142,8 +195,7 @@ def print_epilogue(expression: ex.Expression | None, parameters: Sequence[str]) 
         if isinstance(node, ex.Constant):
             return _literal(node.value)
         if node not in names:
-            arguments = [value(argument) for argument in node.arguments]
-            text = _PRINTERS[_operation(node)](*arguments)
+            text = _text(node, value, is_small)
             names[node] = f"t{len(names)}"
             lines.append(f"    {names[node]} = {text}\n")
         return names[node]
@@ -152,6 +204,19 @@ def print_epilogue(expression: ex.Expression | None, parameters: Sequence[str]) 
     result = first if expression is None else value(expression)
     head = f"{_IMPORTS}\n\n@triton.jit\ndef epilogue({', '.join(parameters)}):\n"
     return head + "".join(lines) + f"    return {result}\n"
+
+
+def _text(node: ex.Apply, value: Callable[[ex.Expression], str], is_small: bool) -> str:
+    """A node as Triton; bytes are rounded and cut at once."""
+    bounded = _rounded_bytes(node)
+    if bounded is not None:
+        x, low, high = bounded
+        if low <= 0 and _is_never_negative(x):
+            low = -math.inf
+        return f"round_int8({value(x)}, {_literal(low)}, {_literal(high)})"
+    if is_small and node == ex.Apply("to_float32", (ex.Input(0),)):
+        return f"small_to_float({value(node.arguments[0])})"
+    return _PRINTERS[_operation(node)](*map(value, node.arguments))
 
 
 def _operation(node: ex.Apply) -> str:

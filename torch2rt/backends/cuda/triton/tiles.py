@@ -28,7 +28,8 @@ class Tile:
     """Sizes of a tile, in elements of two bytes along k; how blocks and tiles meet.
 
     ``parts``: blocks that share a tile. ``halves``: pieces in which the epilogue is applied.
-    ``is_alone``: a block has one tile and does not persist.
+    ``is_alone``: a block has one tile and does not persist. ``variant`` tells it from another of
+    these sizes.
     """
 
     m: int
@@ -39,6 +40,7 @@ class Tile:
     parts: int = 1
     halves: int = 1
     is_alone: bool = False
+    variant: str = ""
 
     @property
     def is_persistent(self) -> bool:
@@ -54,7 +56,8 @@ class Tile:
         """``128x64x64``, ``64x64x128_split4``, ``128x128x64_alone``."""
         parts = f"_split{self.parts}" if self.parts > 1 else ""
         alone = "_alone" if self.is_alone else ""
-        return f"{self.m}x{self.n}x{self.k}{parts}{alone}"
+        variant = f"_{self.variant}" if self.variant else ""
+        return f"{self.m}x{self.n}x{self.k}{parts}{alone}{variant}"
 
     @property
     def operand_bytes(self) -> int:
@@ -67,8 +70,8 @@ class Work:
     """A product [m, k] x [k, n], ``batch`` times, as the model of time sees it.
 
     ``rows`` is m or, where tiles do not fit the image, the pixels that whole tiles cover.
-    ``bytes_moved``: all operands once. ``rate``: products per second, as a share of those of half
-    floats.
+    ``bytes_moved``: all operands once. ``result_bytes``: what the epilogue reads and stores per
+    element of the result. ``rate``: products per second, as a share of those of half floats.
     """
 
     m: int
@@ -77,7 +80,7 @@ class Work:
     batch: int
     itemsize_bytes: int
     bytes_moved: int
-    operand_count: int
+    result_bytes: int
     rate: float = 1.0
 
     def estimate_us(self, tile: Tile, device: Device, through_maps: bool) -> float:
@@ -86,7 +89,7 @@ class Work:
         l2_rate = min(_OWN_L2_BYTES, _L2_BYTES / min(blocks, device.multiprocessors))
         per_step = self._step_us(tile, through_maps, l2_rate)
         steps = math.ceil(self.k / tile.block_k(self.itemsize_bytes) / tile.parts)
-        store_bytes = tile.m * tile.n * self.itemsize_bytes * self.operand_count
+        store_bytes = tile.m * tile.n * self.result_bytes
         if tile.parts > 1:
             store_bytes += tile.m * tile.n * 4 * (1 + tile.parts)
         one = steps * per_step + store_bytes / l2_rate
@@ -113,7 +116,7 @@ class Work:
 
     def _shared_bytes(self, tile: Tile, through_maps: bool) -> int:
         """The output and epilogue matrices that maps move have memory beside the operands."""
-        beside = tile.m * tile.n * self.itemsize_bytes * self.operand_count // tile.halves
+        beside = tile.m * tile.n * self.result_bytes // tile.halves
         if not through_maps or not tile.is_persistent:
             return max(tile.operand_bytes, beside)
         return tile.operand_bytes + beside + 256
@@ -134,7 +137,7 @@ class Work:
 def product_rate(dtype: DType, is_tf32: bool) -> float:
     """`Work.rate` of a dtype: exact products of float32 do not run on tensor cores."""
     if dtype is not DType.FLOAT32:
-        return 1.0
+        return 2.0 / dtype.itemsize_bytes
     return 0.5 if is_tf32 else 0.05
 
 
@@ -163,6 +166,12 @@ MAP_TILES = (
     Tile(64, 32, 128, 4, 4, 2), Tile(64, 32, 128, 4, 4, 4), Tile(64, 128, 64, 4, 4, 4),
     Tile(128, 64, 64, 4, 4, 2), Tile(128, 128, 64, 8, 4, 2), Tile(128, 128, 64, 8, 4, 4),
 )
+# Of bytes only: less memory, so that several blocks on a multiprocessor hide the epilogues.
+BYTE_MAP_TILES = (
+    Tile(256, 64, 32, 8, 2), Tile(128, 64, 32, 4, 3), Tile(128, 128, 32, 8, 3),
+    Tile(128, 256, 32, 8, 2, halves=2), Tile(256, 64, 64, 8, 2, variant="two"),
+    Tile(128, 64, 64, 4, 3, variant="three"), *MAP_TILES,
+)
 POINTER_TILES = (
     Tile(128, 128, 32, 8, 3), Tile(128, 128, 64, 8, 3), Tile(128, 64, 64, 4, 3),
     Tile(64, 128, 64, 4, 3), Tile(64, 64, 64, 4, 4), Tile(64, 32, 64, 4, 4),
@@ -177,6 +186,11 @@ BOX_TILES = (
     Tile(64, 64, 64, 4, 5, 2), Tile(64, 64, 64, 4, 5, 4), Tile(64, 64, 64, 4, 5, 8),
     Tile(64, 64, 64, 4, 5, 16), Tile(32, 64, 64, 4, 5, 4), Tile(32, 64, 64, 4, 5, 8),
     Tile(64, 128, 64, 4, 4, 4),
+)
+# Of bytes only: 64 channels at once, for layers that have no more.
+BYTE_BOX_TILES = (
+    Tile(256, 64, 32, 4, 4), Tile(128, 64, 32, 4, 5), Tile(128, 128, 32, 8, 4),
+    Tile(64, 64, 32, 4, 5), *BOX_TILES,
 )
 GATHER_TILES = (
     Tile(128, 128, 64, 8, 3), Tile(128, 64, 64, 4, 4), Tile(64, 128, 64, 4, 4),
@@ -215,4 +229,14 @@ def rank_tiles(work: Work, device: Device, takes_maps: bool) -> tuple[tuple[Tile
     if not takes_maps:
         return tuple(best(POINTER_TILES, False, WORTH_COMPILING))
     few = best(POINTER_TILES, False, POINTERS_BESIDE_MAPS)
-    return (*best(MAP_TILES, True, WORTH_COMPILING), *few)
+    return (*best(map_tiles(work.itemsize_bytes), True, WORTH_COMPILING), *few)
+
+
+def map_tiles(itemsize_bytes: int) -> tuple[Tile, ...]:
+    """Tiles of gemm_tma for elements of a size."""
+    return MAP_TILES if itemsize_bytes > 1 else BYTE_MAP_TILES
+
+
+def box_tiles(itemsize_bytes: int) -> tuple[Tile, ...]:
+    """Tiles of convolution_tma for elements of a size."""
+    return BOX_TILES if itemsize_bytes > 1 else BYTE_BOX_TILES

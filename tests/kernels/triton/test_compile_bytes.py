@@ -1,0 +1,73 @@
+"""Programs over bytes compiled ahead for several architectures, and what they contain."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+pytest.importorskip("triton", reason="Triton is not installed")
+
+import torch
+import triton_byte_cases as cases
+from cuda_testing import cuda_spec
+from triton_assembly import assembly
+
+from torch2rt.backends.spec import LayerSpec
+from torch2rt.layers.convolution import Convolution
+from torch2rt.layers.matmul import Matmul
+from torch2rt.network.dtype import DType
+
+ARCHITECTURES = [(8, 0), (8, 9), (9, 0), (10, 0)]
+
+
+def linear(k: int = 128, residual: torch.dtype = torch.int8) -> LayerSpec:
+    epilogue = cases.RESIDUAL_BYTES
+    inputs = cases.operands((256, k), (256, k), (256,), epilogue, (256, 256), residual)
+    return cuda_spec(Matmul(transpose_b=True), inputs, epilogue, (1, 2, 3), DType.INT8)
+
+
+def window() -> LayerSpec:
+    inputs = cases.operands(
+        (2, 128, 16, 16), (128, 128, 3, 3), (128, 1, 1), cases.BYTES, (2, 128, 16, 16)
+    )
+    kind = Convolution((1, 1), (1, 1), (1, 1), (1, 1))
+    return cuda_spec(kind, inputs, cases.BYTES, (1, 2, 3), DType.INT8)
+
+
+@pytest.mark.parametrize("capability", ARCHITECTURES, ids=str)
+def test_pointers_compile_everywhere(capability: tuple[int, int]) -> None:
+    text = assembly("matmul.triton.pointer_64x64x64", linear(), capability)
+    expected = {8: r"mma.sync\S*s32.s8.s8.s32", 9: r"wgmma.mma_async\S*s32.s8.s8", 10: "mma"}
+    assert re.search(expected[capability[0]], text)
+
+
+@pytest.mark.parametrize("capability", ARCHITECTURES, ids=str)
+def test_gathers_compile_everywhere(capability: tuple[int, int]) -> None:
+    assert assembly("convolution.triton.gather_64x64x64_split4", window(), capability)
+
+
+@pytest.mark.parametrize("tactic", ["tma_256x64x32", "tma_128x256x32", "tma_64x64x64_split4"])
+def test_maps_feed_the_tensor_cores_directly(tactic: str) -> None:
+    text = assembly(f"matmul.triton.{tactic}", linear(), (9, 0))
+    assert re.search(r"wgmma.mma_async\S*s32.s8.s8", text)
+    assert "cp.async.bulk.tensor.2d.shared" in text
+    assert ".tensor.2d.global.shared" in text
+
+
+@pytest.mark.parametrize("tactic", ["box_128x128x64", "box_64x64x64_split4"])
+def test_boxes_stay_in_shared_memory(tactic: str) -> None:
+    text = assembly(f"convolution.triton.{tactic}", window(), (9, 0))
+    assert re.search(r"wgmma.mma_async\S*s32.s8.s8", text)
+    assert "ldmatrix" not in text, "an operand goes through registers"
+
+
+def test_epilogues_of_few_terms_convert_at_full_rate() -> None:
+    converts = re.compile(r"cvt\.(rn\.f32\.s|rni?\S*\.s32\.f32|rzi\S*\.f32)")
+    assert not converts.search(assembly("matmul.triton.tma_128x64x32", linear(), (9, 0)))
+    # Beyond 2^22 the sum itself is converted, by the instruction for it.
+    assert converts.search(assembly("matmul.triton.tma_128x64x32", linear(512), (9, 0)))
+
+
+def test_maps_compile_for_blackwell() -> None:
+    assert assembly("matmul.triton.tma_128x64x32", linear(), (10, 0))
