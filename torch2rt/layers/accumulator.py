@@ -44,4 +44,4 @@ def summed_exactly(
     # Convolutions of a GPU may be computed by transforms, which round even small integers.
     is_small = terms * largest <= _EXACT_IN_FLOAT32 and a.device.type == "cpu"
     wide = torch.float32 if is_small else torch.float64
-    return contract(a.to(wide), b.to(wide)).to(torch.int32)
+    return contract(a.to(wide), b.to(wide)).round().to(torch.int32)
