@@ -141,7 +141,7 @@ def refusal_reason(
             return f"the epilogue's part {node.text} has no input"
         if _has_integers(node, integers):
             return f"integers in {node.text}"
-    if expression in map(ex.Input, integers):
+    if isinstance(expression, ex.Input) and expression.index in integers:
         return "an epilogue that returns integers"
     return None if _reads(expression, 0) else "an epilogue that does not read the result"
 
