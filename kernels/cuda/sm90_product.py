@@ -1,0 +1,405 @@
+"""y = epilogue(a b) on Hopper's tensor cores, the epilogue of one tile under the sums of another.
+
+a [m, k] and b [n, k] have dense rows, any pitch that is a multiple of 16 bytes, and one type of 16
+or 8 bits; sums are float (int32 of int8). A block has three warpgroups. One thread of the first
+feeds a ring of stages through tensor maps. The other two take tiles of 128 x BN in turn
+("ping-pong"): while one multiplies (wgmma, both operands from shared memory), the other applies the
+epilogue to its registers, stages the result and stores it through a tensor map. Two blocks form a
+cluster: they share the columns (or the rows) of a pair of tiles, and each fetches half of what they
+share for both, which the L2 could not feed otherwise.
+
+Grid: two blocks per cluster, persistent. Bytes moved: a once per column of tiles and b once per
+row of tiles, the shared one of them once per pair; y once.
+Architectures: sm_90a alone. Source: PTX ISA, wgmma, mbarrier, cp.async.bulk.tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch2rt.kernels.cuda.prelude import PRELUDE, c_type
+from torch2rt.network.dtype import DType
+
+BLOCK_M = 128
+ROW_BYTES = 128  # of an operand's tile in a stage: what one swizzled row holds
+THREADS = 384
+_ALIGNMENT = 1024
+_BARRIER_BYTES = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """An operand of the epilogue: "scalar", "column" (one value per n) or "matrix"."""
+
+    kind: str
+    dtype: DType
+
+
+@dataclass(frozen=True, slots=True)
+class ProductForm:
+    """What a source is for. ``shares_a``: the two blocks of a cluster share rows of a, else of b.
+
+    ``is_even``: m and n are multiples of the tiles of a cluster. ``expression``: C++ of the
+    epilogue in ``i0`` (float; int for int8 operands), ``i1`` and so on.
+    """
+
+    dtype: DType
+    out_dtype: DType
+    block_n: int
+    stages: int
+    shares_a: bool
+    is_even: bool
+    operands: tuple[Operand, ...]
+    expression: str
+
+    @property
+    def block_k(self) -> int:
+        """Elements of a row of a stage."""
+        return ROW_BYTES // self.dtype.itemsize_bytes
+
+    @property
+    def store_columns(self) -> int:
+        """Columns that one store moves: rows of 128 bytes, or of 64 for bytes."""
+        return 64
+
+    @property
+    def store_row_bytes(self) -> int:
+        """Bytes of them."""
+        return self.store_columns * self.out_dtype.itemsize_bytes
+
+    @property
+    def box_rows(self) -> tuple[int, int]:
+        """Rows of a and of b that one load fetches."""
+        a, b = BLOCK_M, self.block_n
+        return (a // 2, b) if self.shares_a else (a, b // 2)
+
+    @property
+    def staging_bytes(self) -> int:
+        """Of one warpgroup."""
+        return BLOCK_M * self.block_n * self.out_dtype.itemsize_bytes
+
+    @property
+    def shared_bytes(self) -> int:
+        """Dynamic shared memory of a block."""
+        stage = (BLOCK_M + self.block_n) * ROW_BYTES
+        return self.stages * stage + 2 * self.staging_bytes + _BARRIER_BYTES + _ALIGNMENT
+
+
+def product_source(form: ProductForm) -> str:
+    """CUDA C++ of ``t2r_product``.
+
+    Parameters: tensor maps of a, b and y; m, n and steps along k; per epilogue operand its address
+    and, of a matrix, its pitch in elements.
+    """
+    accumulator = "i32" if form.dtype is DType.INT8 else "float"
+    constants = {
+        "BN": form.block_n, "STAGES": form.stages, "SHARES_A": int(form.shares_a),
+        "IS_EVEN": int(form.is_even), "A_BYTES": BLOCK_M * ROW_BYTES,
+        "B_BYTES": form.block_n * ROW_BYTES, "BK": form.block_k,
+        "STAGING_BYTES": form.staging_bytes, "STORE_COLUMNS": form.store_columns,
+        "STORE_ROW_BYTES": form.store_row_bytes,
+    }
+    lines = [f"constexpr int {name} = {value};" for name, value in constants.items()]
+    half = "bf16" if form.out_dtype is DType.BFLOAT16 else "f16"
+    types = [
+        f"typedef {accumulator} Sum;", f"typedef {c_type(form.out_dtype)} Result;",
+        f"typedef {half} Half;",
+    ]
+    return "\n".join([
+        PRELUDE, *lines, *types, _ASYNC, _multiply(form), _epilogue(form), _kernel(form.operands),
+    ])
+
+
+def _multiply(form: ProductForm) -> str:
+    """``multiply(d, a, b, adds)``: d (+)= a b over 32 bytes of k, d being 64 x BN."""
+    count = form.block_n // 2
+    registers = ", ".join(f"%{i}" for i in range(count))
+    is_int = form.dtype is DType.INT8
+    letter = "r" if is_int else "f"
+    outputs = ", ".join(f'"+{letter}"(d[{i}])' for i in range(count))
+    types = {
+        DType.FLOAT16: "k16.f32.f16.f16", DType.BFLOAT16: "k16.f32.bf16.bf16",
+        DType.INT8: "k32.s32.s8.s8",
+    }[form.dtype]
+    tail = "p" if is_int else "p, 1, 1, 0, 0"
+    return f"""
+T2R_DEVICE void multiply(Sum (&d)[BN / 2], u64 a, u64 b, int adds) {{
+    asm volatile(
+        "{{ .reg .pred p; setp.ne.b32 p, %{count + 2}, 0; "
+        "wgmma.mma_async.sync.aligned.m64n{form.block_n}{types} "
+        "{{{registers}}}, %{count}, %{count + 1}, {tail}; }}"
+        : {outputs} : "l"(a), "l"(b), "r"(adds));
+}}
+T2R_DEVICE void hold(Sum (&d)[BN / 2]) {{
+#pragma unroll
+    for (int i = 0; i < BN / 2; i++) asm volatile("" : "+{letter}"(d[i]) :: "memory");
+}}
+"""
+
+
+def _epilogue(form: ProductForm) -> str:
+    names = [f"i{i + 1}" for i in range(len(form.operands))]
+    parameters = ", ".join(["Sum i0", *(f"float {name}" for name in names)])
+    return f"""
+T2R_DEVICE auto epilogue({parameters}) {{ return {form.expression}; }}
+"""
+
+
+def _kernel(operands: Sequence[Operand]) -> str:
+    """The kernel, with the operands of the epilogue written out."""
+    parameters, columns, reads, values = [], [], [], [[], []]
+    for index, operand in enumerate(operands, 1):
+        name, item = f"e{index}", c_type(operand.dtype)
+        parameters.append(f"const {item}* {name}")
+        if operand.kind == "matrix":
+            parameters.append(f"int {name}_pitch")
+            reads.append(
+                f"float {name}_v[2]; read_pair({name}_v, {name}, row, column, {name}_pitch, m, n);"
+            )
+        elif operand.kind == "column":
+            columns.append(f"float {name}_v[2]; read_pair({name}_v, {name}, 0, column, 0, 1, n);")
+        else:
+            columns.append(f"const float {name}_s = to_float(*{name});")
+        for side, chosen in enumerate(values):
+            suffix = "_s" if operand.kind == "scalar" else f"_v[{side}]"
+            chosen.append(f"{name}{suffix}")
+    rest = ["".join(f", {value}" for value in side) for side in values]
+    kernel = _KERNEL.replace("@PARAMETERS@", "".join(f",\n    {text}" for text in parameters))
+    kernel = kernel.replace("@COLUMNS@", " ".join(columns)).replace("@READS@", " ".join(reads))
+    return kernel.replace("@REST0@", rest[0]).replace("@REST1@", rest[1])
+
+
+_ASYNC = r"""
+struct alignas(64) TensorMap { u8 bytes[128]; };
+
+T2R_DEVICE u32 shared_address(const void* pointer) {
+    return (u32)__cvta_generic_to_shared(pointer);
+}
+T2R_DEVICE u32 cluster_rank() {
+    u32 rank;
+    asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+    return rank;
+}
+T2R_DEVICE void cluster_sync() {
+    asm volatile("barrier.cluster.arrive.release; barrier.cluster.wait.acquire;" ::: "memory");
+}
+T2R_DEVICE void barrier_init(u32 barrier, int count) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" :: "r"(barrier), "r"(count) : "memory");
+}
+T2R_DEVICE void barrier_expect(u32 barrier, int bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;"
+                 :: "r"(barrier), "r"(bytes) : "memory");
+}
+T2R_DEVICE void barrier_wait(u32 barrier, int parity) {
+    asm volatile("{ .reg .pred done;\n"
+                 "again: mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+                 "@!done bra again; }"
+                 :: "r"(barrier), "r"(parity) : "memory");
+}
+// The same barrier in a block of the cluster.
+T2R_DEVICE void barrier_arrive(u32 barrier, u32 rank) {
+    asm volatile("{ .reg .b32 there; mapa.shared::cluster.u32 there, %0, %1;\n"
+                 "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there]; }"
+                 :: "r"(barrier), "r"(rank) : "memory");
+}
+T2R_DEVICE void load_box(u32 to, const TensorMap* map, u32 barrier, int k, int row) {
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes "
+                 "[%0], [%1, {%3, %4}], [%2];"
+                 :: "r"(to), "l"(map), "r"(barrier), "r"(k), "r"(row) : "memory");
+}
+// To the same place of both blocks, each of whose barriers counts the bytes.
+T2R_DEVICE void load_box_for_both(u32 to, const TensorMap* map, u32 barrier, int k, int row) {
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
+                 ".multicast::cluster [%0], [%1, {%4, %5}], [%2], %3;"
+                 :: "r"(to), "l"(map), "r"(barrier), "h"((u16)3), "r"(k), "r"(row) : "memory");
+}
+T2R_DEVICE void store_box(const TensorMap* map, u32 from, int column, int row) {
+    asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%2, %3}], [%1];"
+                 :: "l"(map), "r"(from), "r"(column), "r"(row) : "memory");
+}
+T2R_DEVICE void stores_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+T2R_DEVICE void stores_have_read() {
+    asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+}
+T2R_DEVICE void stores_are_done() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
+T2R_DEVICE void named_sync(int name, int threads) {
+    asm volatile("bar.sync %0, %1;" :: "r"(name), "r"(threads) : "memory");
+}
+T2R_DEVICE void named_arrive(int name, int threads) {
+    asm volatile("bar.arrive %0, %1;" :: "r"(name), "r"(threads) : "memory");
+}
+T2R_DEVICE void sums_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+T2R_DEVICE void sums_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+template <int LEFT> T2R_DEVICE void sums_wait() {
+    asm volatile("wgmma.wait_group.sync.aligned %0;" :: "n"(LEFT) : "memory");
+}
+// Where rows of 128 bytes lie that a tensor map has swizzled: groups of eight rows, dense.
+T2R_DEVICE u64 describe(u32 address) {
+    return (u64)((address & 0x3ffff) >> 4) | ((u64)1 << 16) | ((u64)(1024 >> 4) << 32)
+         | ((u64)1 << 62);
+}
+
+// Two neighbours of a row as floats; zeros outside the matrix.
+template <class T> T2R_DEVICE void read_pair(
+    float (&v)[2], const T* from, int row, int column, int pitch, int m, int n
+) {
+    const T* at = from + (i64)row * pitch + column;
+    if (IS_EVEN) {
+        load_floats<T, 2>(v, at);
+    } else {
+        v[0] = row < m && column < n ? to_float(at[0]) : 0.0f;
+        v[1] = row < m && column + 1 < n ? to_float(at[1]) : 0.0f;
+    }
+}
+
+// Two neighbours of a row of the result, where the store's map expects them.
+T2R_DEVICE void put(u32 at, float low, float high) {
+    const u32 word = pack2<Half>(low, high);
+    asm volatile("st.shared.b32 [%0], %1;" :: "r"(at), "r"(word) : "memory");
+}
+T2R_DEVICE void put(u32 at, i8 low, i8 high) {
+    const u16 word = (u16)(u8)low | (u16)((u16)(u8)high << 8);
+    asm volatile("st.shared.b16 [%0], %1;" :: "r"(at), "h"(word) : "memory");
+}
+T2R_DEVICE u32 place_in_store(int row, int column) {
+    const int box = column / STORE_COLUMNS;
+    const int byte = column % STORE_COLUMNS * (int)sizeof(Result);
+    const int twist = STORE_ROW_BYTES == 128 ? row & 7 : (row >> 1) & 3;
+    return box * 128 * STORE_ROW_BYTES + row * STORE_ROW_BYTES
+         + ((byte >> 4 ^ twist) << 4) + (byte & 15);
+}
+"""
+
+_KERNEL = r"""
+// Tiles of a cluster in order: their first row and column for this block.
+struct Place { int row, column; };
+T2R_DEVICE Place place_of(int index, int m, int n, int rank) {
+    if (SHARES_A) {
+        const int pairs = (n + 2 * BN - 1) / (2 * BN);
+        return {index / pairs * 128, (index % pairs * 2 + rank) * BN};
+    }
+    const int columns = (n + BN - 1) / BN;
+    return {(index / columns * 2 + rank) * 128, index % columns * BN};
+}
+
+extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(384, 1) t2r_product(
+    const __grid_constant__ TensorMap a_map, const __grid_constant__ TensorMap b_map,
+    const __grid_constant__ TensorMap y_map, int m, int n, int steps, int tiles@PARAMETERS@
+) {
+    extern __shared__ u8 raw[];
+    const u32 base = (shared_address(raw) + 1023) & ~1023u;
+    const u32 staging = base + STAGES * (A_BYTES + B_BYTES);
+    const u32 full = staging + 2 * STAGING_BYTES, empty = full + 8 * STAGES;
+    const int group = threadIdx.x / 128, thread = threadIdx.x % 128;
+    const int rank = cluster_rank(), first = blockIdx.x / 2, clusters = gridDim.x / 2;
+    if (threadIdx.x == 0) {
+        for (int i = 0; i < STAGES; i++) {
+            barrier_init(full + 8 * i, 1);
+            barrier_init(empty + 8 * i, 8);  // four warps of each block
+        }
+        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    }
+    cluster_sync();
+    t2r_wait();
+    if (group == 0) {
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
+        if (thread == 0) {
+            int stage = 0, parity = 1;
+            for (int index = first; index < tiles; index += clusters) {
+                const Place place = place_of(index, m, n, rank);
+                for (int step = 0; step < steps; step++) {
+                    const u32 a = base + stage * (A_BYTES + B_BYTES), b = a + A_BYTES;
+                    const u32 barrier = full + 8 * stage;
+                    barrier_wait(empty + 8 * stage, parity);
+                    barrier_expect(barrier, A_BYTES + B_BYTES);
+                    if (SHARES_A) {
+                        load_box_for_both(a + rank * (A_BYTES / 2), &a_map, barrier, step * BK,
+                                          place.row + rank * 64);
+                        load_box(b, &b_map, barrier, step * BK, place.column);
+                    } else {
+                        load_box(a, &a_map, barrier, step * BK, place.row);
+                        load_box_for_both(b + rank * (B_BYTES / 2), &b_map, barrier, step * BK,
+                                          place.column + rank * (BN / 2));
+                    }
+                    if (++stage == STAGES) { stage = 0; parity ^= 1; }
+                }
+            }
+        }
+    } else {
+        asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
+        const int mine = group - 1, lane = thread % 32, warp = thread / 32;
+        const u32 own_staging = staging + mine * STAGING_BYTES;
+        const int ORDER = 1, STORE = 3;
+        // The first group multiplies first; who waits for its turn is let in by the other.
+        if (mine == 1) named_arrive(ORDER, 256);
+        int done = 0;  // steps of all tiles so far, those of the other group too
+        int turn = 0;
+        for (int index = first; index < tiles; index += clusters, turn ^= 1, done += steps) {
+            if (turn != mine) continue;
+            const Place place = place_of(index, m, n, rank);
+            Sum upper[BN / 2], lower[BN / 2];
+            named_sync(ORDER + mine, 256);
+            int stage = done % STAGES, parity = done / STAGES & 1;
+            int last = 0;
+            for (int step = 0; step < steps; step++) {
+                const u32 at = base + stage * (A_BYTES + B_BYTES);
+                const u64 a = describe(at), b = describe(at + A_BYTES);
+                barrier_wait(full + 8 * stage, parity);
+                hold(upper);
+                hold(lower);
+                sums_begin();
+#pragma unroll
+                for (int piece = 0; piece < 4; piece++) {  // of 32 bytes: two units of 16
+                    multiply(upper, a + 2 * piece, b + 2 * piece, step | piece);
+                    multiply(lower, a + 64 * 128 / 16 + 2 * piece, b + 2 * piece, step | piece);
+                }
+                sums_commit();
+                hold(upper);
+                hold(lower);
+                if (step > 0) {
+                    sums_wait<1>();
+                    if (lane < 2) barrier_arrive(empty + 8 * last, lane);
+                }
+                last = stage;
+                if (++stage == STAGES) { stage = 0; parity ^= 1; }
+            }
+            named_arrive(ORDER + 1 - mine, 256);
+            sums_wait<0>();
+            hold(upper);
+            hold(lower);
+            if (lane < 2) barrier_arrive(empty + 8 * last, lane);
+
+            if (thread == 0) stores_have_read();
+            named_sync(STORE + mine, 128);
+            const int y_row = warp * 16 + lane / 4, y_column = lane % 4 * 2;
+#pragma unroll
+            for (int j = 0; j < BN / 8; j++) {
+                const int column = place.column + 8 * j + y_column;
+                @COLUMNS@
+#pragma unroll
+                for (int part = 0; part < 4; part++) {
+                    const int local = y_row + part % 2 * 8 + part / 2 * 64;
+                    const int row = place.row + local;
+                    const Sum* d = part / 2 ? lower : upper;
+                    @READS@
+                    put(own_staging + place_in_store(local, 8 * j + y_column),
+                        epilogue(d[4 * j + part % 2 * 2]@REST0@),
+                        epilogue(d[4 * j + part % 2 * 2 + 1]@REST1@));
+                }
+            }
+            asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+            named_sync(STORE + mine, 128);
+            if (thread == 0) {
+#pragma unroll
+                for (int box = 0; box < BN / STORE_COLUMNS; box++)
+                    store_box(&y_map, own_staging + box * 128 * STORE_ROW_BYTES,
+                              place.column + box * STORE_COLUMNS, place.row);
+                stores_commit();
+            }
+        }
+        if (thread == 0) stores_are_done();
+    }
+    cluster_sync();
+}
+"""

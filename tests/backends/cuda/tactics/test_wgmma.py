@@ -1,0 +1,190 @@
+"""Products on Hopper's tensor cores: on a GPU against the reference, elsewhere compiled."""
+
+from __future__ import annotations
+
+import cuda_testing
+import pytest
+import torch
+from cuda_emulator import EmulatedDevice
+from cuda_testing import check_cuda_tactic, cuda_spec, real_gpu
+from tactic_testing import DictWeights
+
+from torch2rt.backends.backend import find_tactic
+from torch2rt.backends.cuda.cpp import sm90_products
+from torch2rt.backends.cuda.device import preparing_for
+from torch2rt.backends.cuda.nvrtc import compile_cubin
+from torch2rt.backends.tactic import Refusal
+from torch2rt.kernels.cuda.sm90_product import Operand, ProductForm, product_source
+from torch2rt.layers.convolution import Convolution
+from torch2rt.layers.matmul import Matmul
+from torch2rt.network.dtype import DType
+
+WIDTHS = [f"tile_128x{width}" for width in sm90_products.WIDTHS]
+BIAS, RESIDUAL = "gelu(add(i0,i1))", "relu(add(add(i0,i1),i2))"
+POINTWISE = Convolution((1, 1), (0, 0), (0, 0), (1, 1))
+QUANTIZED = "to_int8(clamp(round(mul(add(mul(to_float32(i0),i1),i2),0.5)),-128.0,127.0))"
+
+
+def values(*shape: int, dtype: torch.dtype = torch.float16, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed + sum(shape))
+    return torch.randn(*shape, generator=generator).to(dtype)
+
+
+def integers(*shape: int, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed + sum(shape))
+    return torch.randint(-127, 128, shape, generator=generator).to(torch.int8)
+
+
+SHAPES = {
+    # rows, columns, k: whole tiles; odd tiles; parts of tiles; many rounds; one step; a k in parts.
+    "even": (1024, 768, 256), "odd-tiles": (384, 384, 512), "parts": (1000, 584, 200),
+    "rounds": (9000, 1536, 128), "short": (300, 200, 64), "thin": (70, 1000, 768),
+    "long": (256, 384, 4096),
+}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_products(width: str, shape: str) -> None:
+    m, n, k = SHAPES[shape]
+    with cuda_testing.testing_on(real_gpu()):
+        check_cuda_tactic(
+            f"matmul.wgmma.{width}", Matmul(transpose_b=True), [values(m, k), values(n, k, seed=1)],
+            constants=[1],
+        )
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("is_pitched", [False, True])
+def test_epilogues(width: str, dtype: torch.dtype, is_pitched: bool) -> None:
+    x, w = values(5, 197, 768, dtype=dtype), values(768, 1544, dtype=dtype, seed=1)
+    bias, residual = torch.randn(1544), values(5, 197, 1544, dtype=dtype, seed=2)
+    name = f"matmul.wgmma.{width}"
+    pitched = {"i0": 1, "o0": 1} if is_pitched else None
+    with cuda_testing.testing_on(real_gpu()):
+        check_cuda_tactic(name, Matmul(), [x, w, bias], BIAS, constants=[1, 2], pitched=pitched)
+        check_cuda_tactic(
+            name, Matmul(), [x, w, bias, residual], RESIDUAL, constants=[1, 2],
+            pitched={**pitched, "i3": 1} if pitched else None,
+        )
+        check_cuda_tactic(
+            name, Matmul(), [x, w, torch.tensor([0.5]).to(dtype)], "mul(i0,i1)", constants=[1]
+        )
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("width", WIDTHS)
+def test_convolutions(width: str) -> None:
+    x, w = values(6, 256, 14, 14), values(520, 256, 1, 1, seed=1)
+    bias, residual = torch.randn(520, 1, 1), values(6, 520, 14, 14, seed=2)
+    with cuda_testing.testing_on(real_gpu()):
+        check_cuda_tactic(
+            f"convolution.wgmma.{width}", POINTWISE, [x, w, bias, residual], RESIDUAL,
+            constants=[1, 2], pitched={"i0": 1, "i3": 1, "o0": 1},
+        )
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("shape", ["even", "parts", "rounds", "long"])
+def test_integers(width: str, shape: str) -> None:
+    m, n, k = SHAPES[shape]
+    k = k - k % 16
+    n = n - n % 16
+    x, w = integers(m, k), integers(n, k, seed=1)
+    scale = torch.rand(n) * 40 / (127 * k**0.5 * 20)
+    bias = torch.randn(n)
+    with cuda_testing.testing_on(real_gpu()):
+        check_cuda_tactic(
+            f"matmul.wgmma.{width}", Matmul(transpose_b=True), [x, w, scale, bias],
+            "add(mul(to_float32(i0),i1),i2)", constants=[1, 2, 3], out_dtype=DType.FLOAT16,
+        )
+        check_cuda_tactic(
+            f"matmul.wgmma.{width}", Matmul(transpose_b=True), [x, w, scale, bias], QUANTIZED,
+            constants=[1, 2, 3], out_dtype=DType.INT8,
+        )
+
+
+FORMS = [
+    ProductForm(
+        DType.FLOAT16, DType.FLOAT16, 192, 3, True, False, (Operand("column", DType.FLOAT32),),
+        "t2r_gelu_16(i0 + i1)",
+    ),
+    ProductForm(
+        DType.BFLOAT16, DType.BFLOAT16, 128, 4, False, True,
+        (Operand("column", DType.FLOAT32), Operand("matrix", DType.BFLOAT16)),
+        "t2r_relu(i0 + i1 + i2)",
+    ),
+    ProductForm(
+        DType.INT8, DType.INT8, 192, 4, False, True,
+        (Operand("column", DType.FLOAT32), Operand("matrix", DType.INT8),
+         Operand("scalar", DType.FLOAT32)),
+        "(i8)(i32)rint(t2r_clamp((float)i0 * i1 + i2 * i3, -128.0f, 127.0f))",
+    ),
+]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_sources_compile(form: ProductForm) -> None:
+    assert compile_cubin(product_source(form), "t2r_product", "sm_90a")
+    assert form.shared_bytes <= 227 * 1024
+
+
+class Ampere(EmulatedDevice):
+    capability = (8, 0)
+
+
+@pytest.fixture
+def hopper():
+    with preparing_for(EmulatedDevice()):
+        yield
+
+
+def test_it_takes_products_by_constants(hopper: None) -> None:
+    tactic = find_tactic(cuda_testing.TACTICS, "matmul.wgmma.tile_128x192")
+    x, w, bias = values(256, 768), values(768, 384), torch.randn(384)
+    assert tactic.supports(cuda_spec(Matmul(), [x, w, bias], BIAS, [1, 2])) is None
+    for inputs, constants, reason in (
+        ([x, w], (), "not constant"), ([x[:9], w], (1,), "too small"),
+        ([x.float(), w.float()], (1,), "float32"),
+    ):
+        refusal = tactic.supports(cuda_spec(Matmul(), inputs, None, constants))
+        assert isinstance(refusal, Refusal)
+        assert reason in refusal.reason
+
+
+def test_the_operand_to_share_leaves_the_fewest_rounds(hopper: None) -> None:
+    tactic = find_tactic(cuda_testing.TACTICS, "matmul.wgmma.tile_128x192")
+
+    def launch(m: int, n: int):
+        x, w = torch.empty(m, 128).half(), torch.ones(128, n).half()
+        spec = cuda_spec(Matmul(), [x, w], None, [1])
+        weights = DictWeights({"c1": w.numpy()})
+        sources: list[str] = []
+
+        def remember(_: object, name: str, source: str, shared_bytes: int) -> None:
+            sources.append(source)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sm90_products, "cpp_kernel", remember)
+            (made,) = tactic.prepare(spec, weights).launches
+        return made, "SHARES_A = 1" in sources[0]
+
+    # 99 x 16 tiles: 50 x 16 pairs of rows are 13 rounds of 66 clusters, 99 x 8 of columns 12.
+    made, shares_a = launch(12608, 3072)
+    assert shares_a
+    assert made.grid == (132, 1, 1)
+    assert not launch(12544, 2880)[1]
+    assert launch(128, 200)[0].grid == (2, 1, 1)
+
+
+def test_other_gpus_are_refused() -> None:
+    tactic = find_tactic(cuda_testing.TACTICS, "matmul.wgmma.tile_128x128")
+    spec = cuda_spec(Matmul(), [values(256, 64), values(64, 256)], None, [1])
+    with preparing_for(Ampere()):
+        refusal = tactic.supports(spec)
+    assert isinstance(refusal, Refusal)
+    assert refusal.reason == "wgmma needs sm_90"
