@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 
 from torch2rt.layers.aten import Aten
+from torch2rt.layers.dequantize import Dequantize
 from torch2rt.network.dim import SymbolicDim
 from torch2rt.network.layer import Layer, LayerKind
 from torch2rt.network.network import Network
@@ -25,7 +26,8 @@ class FoldConstants(Pass):
     After:  constant @a: float32[4,8]
     Fires when every input is a constant and the result is no larger than the inputs together or
     16 MiB, so that an expand does not fill the engine file.
-    Refuses fallback layers, which may draw random numbers, and sizes that are symbolic.
+    Refuses fallback layers, which may draw random numbers, dequantize layers, which other fusions
+    look for, and sizes that are symbolic.
     """
 
     name: ClassVar[str] = "fold_constants"
@@ -49,6 +51,8 @@ class FoldConstants(Pass):
 def _refusal(layer: Layer) -> str | None:
     if isinstance(layer.kind, Aten):
         return "it is a fallback layer, which may not give the same result twice"
+    if isinstance(layer.kind, Dequantize):
+        return "it may be the weight of a quantized layer"
     if _has_symbols(layer.kind) or not all(output.type.is_static for output in layer.outputs):
         return "its sizes are symbolic"
     read = sum(_size_bytes(tensor.type) for tensor in layer.inputs)

@@ -9,6 +9,7 @@ from torch2rt.passes.eliminate_common import EliminateCommon
 from torch2rt.passes.eliminate_dead import EliminateDead
 from torch2rt.passes.fold_constants import FoldConstants
 
+FOLDING = (0, 10)  # of quantization; part of what makes layers canonical
 CANONICAL = (0, 20)
 FUSING = (0, 80)
 MERGING = (80, 100)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch2rt import expression as ex
@@ -24,14 +24,25 @@ from torch2rt.backends.cpu.onednn import (
     Attributes,
     DataType,
     MemoryDesc,
+    PostOp,
     PrimitiveDesc,
     Sum,
-    post_op_arg,
 )
-from torch2rt.backends.cpu.post_ops import Links
+from torch2rt.backends.cpu.post_ops import Link, Links
+from torch2rt.backends.cpu.quantized import (
+    WEIGHT_SCALE,
+    Start,
+    is_quantized,
+    scale_memory,
+    take_start,
+    times_factor,
+    with_stored_residuals,
+    without_rounding,
+)
 from torch2rt.backends.cpu.steps import Operand, Source, StepBuilder
 from torch2rt.backends.spec import LayerSpec, Layout, LayoutChoice
 from torch2rt.backends.tactic import Refusal, Unprepared
+from torch2rt.layers.accumulator import EIGHT_BITS
 from torch2rt.network.dtype import DType
 
 # (bias or None, destination, attributes) -> primitive descriptor
@@ -47,14 +58,17 @@ class Fusion:
     """How to make a primitive that takes an epilogue.
 
     ``channel_axis`` is the axis of the output along which a bias varies, None without bias; the
-    bias has that axis alone unless ``has_wide_bias``. Where the primitive sees other dims than the
-    layer's, ``output`` describes the output and ``describe`` an epilogue input by its index.
+    bias has that axis alone unless ``has_wide_bias``. ``weight_scale_mask`` has a bit for every
+    axis of the weights along which the output channels vary. Where the primitive sees other dims
+    than the layer's, ``output`` describes the output and ``describe`` an epilogue input by its
+    index.
     """
 
     make: MakePrimitive
     operands: FindOperands
     channel_axis: int | None = None
     has_wide_bias: bool = False
+    weight_scale_mask: int = 1
     can_sum: bool = True
     describe: Callable[[int], MemoryDesc] | None = None
     output: MemoryDesc | None = None
@@ -75,7 +89,8 @@ class _Fuser:
         self.spec = builder.spec
         self.target = builder.output(0, fusion.output)
         root = self.spec.epilogue if self.spec.epilogue is not None else ex.Input(0)
-        self.root = without_root_cast(root, self.spec.outputs[0].dtype)
+        dtype = self.spec.outputs[0].dtype
+        self.root = without_rounding(without_root_cast(root, dtype), dtype)
         self.leaves: dict[int, Source] = {
             position: builder.input(index, self._describe(index))
             for position, index in self._epilogue_indices().items()
@@ -121,19 +136,19 @@ class _Fuser:
         is_whole = rest == ex.Input(_ACCUMULATOR)
         target = self.target if is_whole else self._accumulator(rest)
         done = self.builder.mark()
-        bias, post_links = self._split_bias(links)
+        if is_quantized(self.spec):
+            links = with_stored_residuals(links)
+        start, post_links = self._start(links)
         post_ops, operands = self.expressions.post_ops(post_links)
-        desc = self._make(bias, target.desc, Attributes(post_ops))
-        if desc is None:
+        made = self._make(start, post_ops, target)
+        if made is None:
             self.builder.reset(done)
             self.expressions = self._expressions(self.leaves)
             return False
-        memories = {**operands, **self.fusion.operands(desc), Arg.dst: target}
-        if bias is not None:
-            memories[Arg.bias] = bias
+        desc, memories = made
         if is_whole:
-            self._offer_in_place(bias, post_links, memories)
-        self.builder.execute(desc, memories)
+            self._offer_in_place(links)
+        self.builder.execute(desc, {**operands, **memories})
         if not is_whole:
             leaves = {**self.leaves, _ACCUMULATOR: target}
             self._expressions(leaves).store(rest, self.target)
@@ -147,54 +162,88 @@ class _Fuser:
         return self.builder.temporary(as_f32(self.target.desc))
 
     def _make(
-        self, bias: Source | None, dst: MemoryDesc, attributes: Attributes
-    ) -> PrimitiveDesc | None:
+        self, start: Start, post_ops: Sequence[PostOp], target: Operand
+    ) -> tuple[PrimitiveDesc, dict[int, Source]] | None:
+        """The primitive and its memories, those of post-ops left out; None if none is fast."""
+        scales: dict[int, int] = {}
+        if start.has_scale:
+            scales[Arg.weights] = self.fusion.weight_scale_mask if start.scale is not None else 0
+        bias = None
+        if start.bias is not None:
+            channels = self._channels
+            dims = channels if self.fusion.has_wide_bias else (max(channels),)
+            index = self._epilogue_indices()[start.bias]
+            bias = times_factor(self.builder, index, start.bias_factor, dims)
         try:
-            desc = self.fusion.make(bias.desc if bias is not None else None, dst, attributes)
+            desc = self.fusion.make(
+                bias.desc if bias is not None else None, target.desc,
+                Attributes(post_ops, scales=scales),
+            )
         except onednn.OneDNNError:
             return None
-        return desc if is_usable(desc, math.prod(dst.dims)) else None
+        if not is_usable(desc, math.prod(target.desc.dims)):
+            return None
+        memories: dict[int, Source] = {**self.fusion.operands(desc), Arg.dst: target}
+        if bias is not None:
+            memories[Arg.bias] = bias
+        if start.has_scale:
+            scale = None if start.scale is None else self._epilogue_indices()[start.scale]
+            memories[WEIGHT_SCALE] = scale_memory(self.builder, start, scale)
+        return desc, memories
 
-    def _split_bias(self, links: Links) -> tuple[Source | None, Links]:
-        """The bias if the chain starts by adding a constant that varies along channels alone."""
+    def _start(self, links: Links) -> tuple[Start, Links]:
+        """Scale and bias at the front of the chain; of floats, the bias if it comes first."""
+        constants = self._per_channel()
+        if is_quantized(self.spec):
+            return take_start(links, constants)
+        match links:
+            case (Link(Algorithm.add, operand=ex.Input(index)), *_) if index in constants:
+                return Start(bias=index), links[1:]
+        return Start(), links
+
+    @property
+    def _channels(self) -> tuple[int, ...]:
+        """The dims of a tensor with one number per output channel."""
         axis = self.fusion.channel_axis
-        if axis is None or not links or links[0].algorithm is not Algorithm.add:
-            return None, links
-        operand = links[0].operand
-        if not isinstance(operand, ex.Input):
-            return None, links
-        index = self._epilogue_indices()[operand.index]
-        shape = self.leaves[operand.index].desc.dims
-        channels = self.target.desc.dims[axis]
-        others = [size for position, size in enumerate(shape) if position != axis]
-        is_bias = shape[axis] == channels and all(size == 1 for size in others)
-        if not is_bias or self.spec.constants[index] is None:
-            return None, links
-        dims = shape if self.fusion.has_wide_bias else (channels,)
-        return self.builder.constant(index, MemoryDesc.plain(dims, DataType.f32)), links[1:]
+        dims = self.target.desc.dims
+        return tuple(size if index == axis else 1 for index, size in enumerate(dims))
 
-    def _offer_in_place(
-        self, bias: Source | None, links: Links, memories: Mapping[int, Source]
-    ) -> None:
+    def _per_channel(self) -> set[int]:
+        """The leaves that are constants with one number per output channel."""
+        if self.fusion.channel_axis is None:
+            return set()
+        return {
+            position for position, index in self._epilogue_indices().items()
+            if self.spec.constants[index] is not None
+            and self.leaves[position].desc.dims == self._channels
+            and (self.spec.inputs[index].dtype is DType.FLOAT32 or not is_quantized(self.spec))
+        }
+
+    def _offer_in_place(self, links: Links) -> None:
         """Prepare a variant that adds into a residual's own memory, where there is one."""
         found = self._residual(links)
         if found is None:
             return
-        position, index, scale = found
-        before, _ = self.expressions.post_ops(links[:position])
-        after, _ = self.expressions.post_ops(links[position + 1 :])
-        attributes = Attributes([*before, Sum(scale), *after])
-        desc = self._make(bias, self.target.desc, attributes)
-        if desc is None:
+        first, last, index, scale = found
+        start, rest = self._start(links[:first])
+        before, operands = self.expressions.post_ops(rest)
+        after, others = self.expressions.post_ops(links[last:], len(before) + 1)
+        stored = data_type(self.spec.inputs[index].dtype)
+        assert stored is not None
+        sum_ = Sum(scale) if stored is self.target.desc.data_type else Sum(scale, 0, stored)
+        made = self._make(start, [*before, sum_, *after], self.target)
+        if made is None:
             return
-        kept = {**memories, **self.fusion.operands(desc)}
-        kept.pop(post_op_arg(position))
-        step = self.builder.primitive_step(desc, kept)
+        desc, memories = made
+        step = self.builder.primitive_step(desc, {**operands, **others, **memories})
         self.builder.may_overwrite = (index,)
         self.builder.in_place = (*self.builder.steps, step)
 
-    def _residual(self, links: Links) -> tuple[int, int, float] | None:
-        """(link, input, scale) of the only addition of a tensor like the output."""
+    def _residual(self, links: Links) -> tuple[int, int, int, float] | None:
+        """(first link, link behind, input, scale) of the only addition of a tensor like the output.
+
+        A stored residual has a link before it and one behind it that undo each other.
+        """
         if not self.fusion.can_sum:
             return None
         for position, link in enumerate(links):
@@ -203,9 +252,26 @@ class _Fuser:
             index = self._epilogue_indices()[link.operand.index]
             uses = sum(item == link.operand for item in ex.walk(self.root))
             is_alike = lie_alike(self.spec.inputs[index], self.spec.outputs[0])
-            if is_alike and uses == 1 and self.spec.constants[index] is None:
-                return position, index, 1.0
+            if not is_alike or uses != 1 or self.spec.constants[index] is not None:
+                continue
+            if self.spec.inputs[index].dtype not in EIGHT_BITS:
+                return position, position + 1, index, 1.0
+            scale = _scale_around(links, position)
+            return (position, position + 1, index, 1.0) if scale is None else (
+                position - 1, position + 2, index, scale
+            )
         return None
+
+
+def _scale_around(links: Links, position: int) -> float | None:
+    """The c that the link before divides by and the one behind multiplies by, else None."""
+    if not 0 < position < len(links) - 1:
+        return None
+    before, behind = links[position - 1], links[position + 1]
+    are_linear = before.algorithm is behind.algorithm is Algorithm.linear
+    if not are_linear or before.beta or behind.beta or before.alpha != 1 / behind.alpha:
+        return None
+    return behind.alpha
 
 
 def as_f32(desc: MemoryDesc) -> MemoryDesc:

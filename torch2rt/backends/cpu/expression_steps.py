@@ -87,11 +87,16 @@ class ExpressionSteps:
             self._values[node] = target
         return self._values[node]
 
-    def post_ops(self, links: Links) -> tuple[list[PostOp], dict[int, Source]]:
-        """The post-ops of links, and the memories they take by argument."""
+    def post_ops(
+        self, links: Links, first: int = 0
+    ) -> tuple[list[PostOp], dict[int, Source]]:
+        """The post-ops of links, and the memories they take by argument.
+
+        ``first`` is the place of the first link in the chain.
+        """
         post_ops: list[PostOp] = []
         operands: dict[int, Source] = {}
-        for index, link in enumerate(links):
+        for index, link in enumerate(links, start=first):
             if link.operand is None:
                 post_ops.append(Eltwise(link.algorithm, link.alpha, link.beta))
                 continue

@@ -6,8 +6,10 @@ from functools import cache
 
 from torch2rt.backends.cpu import onednn
 from torch2rt.backends.cpu.epilogue import epilogue_refusal
+from torch2rt.backends.cpu.quantized import is_quantized
 from torch2rt.backends.spec import LayerSpec, Layout
 from torch2rt.backends.tactic import Refusal
+from torch2rt.layers.accumulator import EIGHT_BITS
 from torch2rt.network.dtype import DType
 
 _FLOATS = (DType.FLOAT32, DType.BFLOAT16, DType.FLOAT16)
@@ -42,6 +44,20 @@ def is_supported_float(spec: LayerSpec) -> Refusal | None:
             return Refusal(f"{tensor.dtype.value} is not computed by oneDNN's float kernels")
         if not computes_in(tensor.dtype):
             return Refusal(f"{onednn.effective_isa()} has no fast {tensor.dtype.value}")
+    return epilogue_refusal(spec)
+
+
+def is_supported_contraction(spec: LayerSpec) -> Refusal | None:
+    """A refusal unless the layer multiplies floats with fast kernels, or bytes by signed bytes."""
+    if not is_quantized(spec):
+        return is_supported_float(spec)
+    if spec.inputs[1].dtype is not DType.INT8:
+        return Refusal("oneDNN's weights of 8 bits are signed")
+    output = spec.outputs[0].dtype
+    if output not in (*EIGHT_BITS, DType.INT32) and not (
+        output in _FLOATS and computes_in(output)
+    ):
+        return Refusal(f"{output.value} is not what oneDNN's 8-bit kernels write")
     return epilogue_refusal(spec)
 
 

@@ -8,8 +8,9 @@ from typing import ClassVar
 from torch2rt.backends.cpu import onednn
 from torch2rt.backends.cpu.descriptors import data_type
 from torch2rt.backends.cpu.epilogue import Fusion, add_fused, choice
-from torch2rt.backends.cpu.layouts import blocked_layout, is_supported_float
+from torch2rt.backends.cpu.layouts import blocked_layout, is_supported_contraction
 from torch2rt.backends.cpu.onednn import Arg, Attributes, MemoryDesc, PrimitiveDesc
+from torch2rt.backends.cpu.quantized import is_quantized
 from torch2rt.backends.cpu.steps import Source, StepBuilder
 from torch2rt.backends.spec import LayerSpec, Layout, LayoutChoice
 from torch2rt.backends.tactic import Prepared, Refusal, Tactic, Unprepared, Weights
@@ -26,15 +27,15 @@ class DirectConvolution(Tactic):
     kinds: ClassVar[tuple[str, ...]] = ("convolution",)
 
     def supports(self, spec: LayerSpec) -> Refusal | None:
-        """Floats that the CPU computes in, one to three spatial axes."""
-        return is_supported_float(spec)
+        """Floats that the CPU computes in, or bytes; one to three spatial axes."""
+        return is_supported_contraction(spec)
 
     def layouts(self, spec: LayerSpec) -> Sequence[LayoutChoice]:
-        """Channels last, blocked, and for few input channels also row-major input."""
+        """Channels last, blocked but for bytes, and for few input channels also row-major input."""
         weight = Layout.PLAIN
         last, blocked = Layout.CHANNELS_LAST, blocked_layout()
-        pairs = [(last, last), (blocked, blocked)]
-        if spec.inputs[0].shape[1] <= MAX_STEM_CHANNELS:
+        pairs = [(last, last)] if is_quantized(spec) else [(last, last), (blocked, blocked)]
+        if spec.inputs[0].shape[1] <= MAX_STEM_CHANNELS and not is_quantized(spec):
             pairs = [
                 (source, target)
                 for source in (Layout.PLAIN, last) for target in (last, blocked)
@@ -46,9 +47,9 @@ class DirectConvolution(Tactic):
         builder = StepBuilder(spec, weights)
         source = builder.input(0)
         dims = weight_dims(spec)
-        element = data_type(spec.inputs[0].dtype)
+        element = data_type(spec.inputs[1].dtype)
         if element is None:
-            raise Unprepared(f"oneDNN has no {spec.inputs[0].dtype.value}")
+            raise Unprepared(f"oneDNN has no {spec.inputs[1].dtype.value}")
         any_weights = MemoryDesc.any(dims, element)
 
         def make(bias: MemoryDesc | None, dst: MemoryDesc, attributes: Attributes) -> PrimitiveDesc:
@@ -58,7 +59,9 @@ class DirectConvolution(Tactic):
         def operands(desc: PrimitiveDesc) -> dict[int, Source]:
             return {Arg.src: source, Arg.weights: weight_source(builder, desc.weights)}
 
-        add_fused(builder, Fusion(make, operands, channel_axis=1))
+        add_fused(builder, Fusion(
+            make, operands, channel_axis=1, weight_scale_mask=1 if _kind(spec).groups == 1 else 3,
+        ))
         return builder.finish()
 
     def chosen(self, desc: PrimitiveDesc) -> PrimitiveDesc:

@@ -26,4 +26,6 @@ class SecondConvolution(DirectConvolution):
         second = next(others, None)
         if second is None or second.implementation.startswith("ref"):
             raise Unprepared("oneDNN has no second implementation")
+        if "vnni" in favourite and "vnni" not in second.implementation:
+            raise Unprepared("the second sums pairs of bytes in 16 bits, which saturates")
         return second

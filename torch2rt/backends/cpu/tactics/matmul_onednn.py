@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch2rt.backends.cpu import onednn
 from torch2rt.backends.cpu.descriptors import aligned_shape, data_type
 from torch2rt.backends.cpu.epilogue import Fusion, add_fused
-from torch2rt.backends.cpu.layouts import is_supported_float
+from torch2rt.backends.cpu.layouts import is_supported_contraction
 from torch2rt.backends.cpu.onednn import Arg, Attributes, DataType, MemoryDesc, PrimitiveDesc
 from torch2rt.backends.cpu.steps import Source, StepBuilder
 from torch2rt.backends.spec import LayerSpec, TensorSpec
@@ -27,17 +27,17 @@ class PackedMatmul(Tactic):
     kinds: ClassVar[tuple[str, ...]] = ("matmul",)
 
     def supports(self, spec: LayerSpec) -> Refusal | None:
-        """Floats that the CPU computes in."""
+        """Floats that the CPU computes in, or bytes."""
         if spec.outputs[0].rank > MAX_RANK:
             return Refusal(f"{spec.outputs[0].rank} axes")
-        return is_supported_float(spec)
+        return is_supported_contraction(spec)
 
     def prepare(self, spec: LayerSpec, weights: Weights) -> Prepared:
         """Create the primitive and pack the weights."""
         builder = StepBuilder(spec, weights)
         shapes = matmul_shapes(spec)
-        element = element_type(spec)
-        left = builder.input(0, MemoryDesc.plain(shapes.a, element, shapes.a_strides))
+        element = element_type(spec, 1)
+        left = builder.input(0, MemoryDesc.plain(shapes.a, element_type(spec), shapes.a_strides))
         is_packed = spec.constants[1] is not None
         right = MemoryDesc.plain(shapes.b, element, shapes.b_strides)
         asked = MemoryDesc.any(shapes.b, element) if is_packed else right
@@ -58,7 +58,7 @@ class PackedMatmul(Tactic):
 
         add_fused(builder, Fusion(
             make, operands, channel_axis=len(shapes.y) - 1, describe=describe, output=target.desc,
-            has_wide_bias=True,
+            has_wide_bias=True, weight_scale_mask=1 << len(shapes.b) - 1,
         ))
         return builder.finish()
 
@@ -141,11 +141,11 @@ def matmul_kind(spec: LayerSpec) -> Matmul:
     return spec.kind
 
 
-def element_type(spec: LayerSpec) -> DataType:
-    """Type of the first input as oneDNN names it."""
-    element = data_type(spec.inputs[0].dtype)
+def element_type(spec: LayerSpec, index: int = 0) -> DataType:
+    """Type of an input as oneDNN names it."""
+    element = data_type(spec.inputs[index].dtype)
     if element is None:
-        raise Unprepared(f"oneDNN has no {spec.inputs[0].dtype.value}")
+        raise Unprepared(f"oneDNN has no {spec.inputs[index].dtype.value}")
     return element
 
 

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from torch2rt.backends.cpu import onednn
 from torch2rt.backends.cpu.epilogue import Fusion, add_fused
-from torch2rt.backends.cpu.layouts import is_supported_float
+from torch2rt.backends.cpu.layouts import is_supported_contraction
 from torch2rt.backends.cpu.onednn import Arg, Attributes, MemoryDesc, PrimitiveDesc
 from torch2rt.backends.cpu.steps import Source, StepBuilder
 from torch2rt.backends.cpu.tactics.matmul_onednn import (
@@ -28,20 +28,20 @@ class InnerProduct(Tactic):
     kinds: ClassVar[tuple[str, ...]] = ("matmul",)
 
     def supports(self, spec: LayerSpec) -> Refusal | None:
-        """One constant weight for all rows, floats that the CPU computes in."""
+        """One constant weight for all rows, floats that the CPU computes in, or bytes."""
         if spec.constants[1] is None or spec.constants[0] is not None:
             return Refusal("the weight is not a constant")
         shape = spec.inputs[1].shape
         if matmul_kind(spec).transpose_a or any(size != 1 for size in shape[:-2]):
             return Refusal("there is not one weight for all rows")
-        return is_supported_float(spec)
+        return is_supported_contraction(spec)
 
     def prepare(self, spec: LayerSpec, weights: Weights) -> Prepared:
         """Create the primitive and pack the weights."""
         builder = StepBuilder(spec, weights)
         shapes = matmul_shapes(spec)
-        element = element_type(spec)
-        source = builder.input(0, MemoryDesc.plain(shapes.a, element))
+        element = element_type(spec, 1)
+        source = builder.input(0, MemoryDesc.plain(shapes.a, element_type(spec)))
         target = MemoryDesc.plain(shapes.y, data_type_of_output(spec))
         asked = MemoryDesc.any((shapes.y[-1], shapes.a[-1]), element)
 

@@ -1,0 +1,232 @@
+"""Puts quantize and dequantize layers where 8 bits pay, and folds them into 8-bit layers.
+
+Before: %y = convolution(%x, @w, @b, %r) epilogue relu(add(add(i0,i1),i2))
+After:  %x8 = quantize(%x, @s)           (by whoever writes %x, in its epilogue, after fusion)
+        %y = convolution(%x8, @w8, @sw, @b, %r8, @sr)
+             epilogue relu(add(add(mul(to_float32(i0),i1),i2),mul(to_float32(i3),i4)))
+
+Quantized are contractions with constant weights: their weights, symmetric, one scale per output
+channel; their inputs, one scale per tensor; and tensors that their epilogues add to the result.
+Tensors between which values only move (max pooling, concat, reshape, ...) share one scale, so
+that those layers work on the stored bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from torch2rt.fusions.base import Fuse, fusions_between
+from torch2rt.fusions.dequantize_after_move import moves_values
+from torch2rt.layers.convolution import Convolution
+from torch2rt.layers.dequantize import Dequantize
+from torch2rt.layers.matmul import Matmul
+from torch2rt.layers.quantize import Quantize
+from torch2rt.network.dtype import Array, DType
+from torch2rt.network.layer import Layer
+from torch2rt.network.network import Network
+from torch2rt.network.tensor import Tensor
+from torch2rt.passes.base import Log, run_passes
+from torch2rt.passes.pipeline import FOLDING
+
+NAME = "quantize"
+# Weights whose largest magnitude is below this are zeros for any scale that float32 holds.
+_SMALLEST_WEIGHT = 1e-30
+
+# The precision a user wants for a layer, None for the network's.
+Overrides = Callable[[Layer], "str | None"]
+
+
+class Range(Protocol):
+    """Magnitude to keep of a tensor, and whether it has no negative values."""
+
+    @property
+    def threshold(self) -> float:
+        """The largest magnitude that is kept."""
+
+    @property
+    def is_nonnegative(self) -> bool:
+        """Whether no negative value was seen."""
+
+
+class Ranges(Protocol):
+    """What insertion asks of a calibration table."""
+
+    def range(self, name: str) -> Range | None:
+        """Range of a tensor by name, None for one that is not to be quantized."""
+
+
+def insert_quantization(
+    network: Network, table: Ranges, *, target: str, overrides: Overrides | None = None,
+    log: Log | None = None,
+) -> None:
+    """Quantize an optimised float32 network in place, with the ranges of a table.
+
+    ``target`` is the backend: "cpu" stores tensors without negative values as uint8, which its
+    products want; "cuda" stores all as int8. ``overrides`` tells for a layer which precision it
+    is to have: those it gives another than "int8" stay as they are.
+    """
+    log = log if log is not None else Log()
+    _Insertion(network, table, target, overrides or (lambda _: None), log).run()
+    run_passes(network, [Fuse("fold_quantization", fusions_between(*FOLDING, target))], log=log)
+
+
+@dataclass
+class _Group:
+    """Tensors of one scale, and what the table says of them together."""
+
+    tensors: list[Tensor] = field(default_factory=list)
+    threshold: float = 0.0
+    is_nonnegative: bool = True
+
+
+class _Insertion:
+    def __init__(
+        self, network: Network, table: Ranges, target: str, overrides: Overrides, log: Log
+    ) -> None:
+        self.network = network
+        self.target = target
+        self.log = log
+        self.groups = _groups(network, table)
+        self.layers = [layer for layer in network.layers if self._is_wanted(layer, overrides)]
+
+    def run(self) -> None:
+        """Weights, then the tensors that the layers read."""
+        wanted = set(self.layers)
+        needed: dict[int, _Group] = {}
+        for layer in self.layers:
+            self._quantize_weight(layer)
+            tensors = [layer.inputs[0], *self._residuals(layer, wanted)]
+            needed.update((id(self.groups[t]), self.groups[t]) for t in tensors)
+            self.log.fire(NAME, layer)
+        for group in needed.values():
+            for tensor in group.tensors:
+                producer = tensor.producer
+                if producer is None or not moves_values(producer):
+                    self._quantize_tensor(tensor, group, wanted)
+
+    def _is_wanted(self, layer: Layer, overrides: Overrides) -> bool:
+        if not isinstance(layer.kind, Convolution | Matmul):
+            return False
+        reason = self._refusal(layer)
+        precision = overrides(layer)
+        if precision not in (None, "int8"):
+            reason = f"it is to be {precision}"
+        if reason is not None:
+            self.log.reject(NAME, layer, reason)
+        return reason is None
+
+    def _refusal(self, layer: Layer) -> str | None:
+        x, weight = layer.main_inputs
+        if not weight.is_constant or weight.dtype is not DType.FLOAT32:
+            return "its second operand is no float32 constant"
+        if isinstance(layer.kind, Matmul) and weight.rank != 2:
+            return "its weight is no matrix"
+        group = self.groups.get(x)
+        if x.is_constant or group is None or group.threshold <= 0:
+            return f"no range is known of {x.name}"
+        return None
+
+    def _residuals(self, layer: Layer, wanted: set[Layer]) -> list[Tensor]:
+        """The tensors its epilogue adds that 8-bit layers write."""
+        found = []
+        for tensor in layer.epilogue_inputs:
+            group = self.groups.get(tensor)
+            if group is None or group.threshold <= 0 or tensor.shape != layer.output.shape:
+                continue
+            if any(t.producer in wanted or wanted & set(t.users) for t in group.tensors):
+                found.append(tensor)
+        return found
+
+    def _quantize_weight(self, layer: Layer) -> None:
+        weight = layer.main_inputs[1]
+        assert weight.data is not None
+        is_columns = isinstance(layer.kind, Matmul) and not layer.kind.transpose_b
+        stored, scale = quantize_weight(weight.data, weight.rank - 1 if is_columns else 0)
+        constants = [
+            self.network.add_constant(f"{weight.name}.int8", stored),
+            self.network.add_constant(f"{weight.name}.scale", scale),
+        ]
+        restored = self.network.add(
+            Dequantize(), constants, before=layer, name=f"{layer.name}.weight",
+            origins=layer.origins,
+        )
+        inputs = list(layer.inputs)
+        inputs[1] = restored.output
+        self.network.set_inputs(layer, tuple(inputs))
+
+    def _quantize_tensor(self, tensor: Tensor, group: _Group, wanted: set[Layer]) -> None:
+        """A quantize and a dequantize layer behind a tensor, for all who read it.
+
+        A network input stays what it is for layers that compute in float.
+        """
+        is_unsigned = self.target == "cpu" and group.is_nonnegative
+        dtype = DType.UINT8 if is_unsigned else DType.INT8
+        low, high = (0, 255) if is_unsigned else (-128, 127)
+        step = np.array(group.threshold / high, np.float32)
+        scale = self.network.add_constant(f"{tensor.name}.scale", step)
+        readers = [
+            user for user in tensor.users
+            if tensor.producer is not None or user in wanted or moves_values(user)
+        ]
+        first = min(readers, key=self.network.position)
+        origins = tensor.producer.origins if tensor.producer is not None else first.origins
+        stored = self.network.add(
+            Quantize(dtype, low, high), [tensor, scale], before=first,
+            name=f"{tensor.name}.{dtype.value}", origins=origins,
+        )
+        restored = self.network.add(
+            Dequantize(), [stored.output, scale], before=first,
+            name=f"{tensor.name}.restored", origins=origins,
+        )
+        for user in readers:
+            inputs = tuple(restored.output if t is tensor else t for t in user.inputs)
+            self.network.set_inputs(user, inputs)
+
+
+def quantize_weight(weight: Array, axis: int) -> tuple[Array, Array]:
+    """A weight as int8, -127..127, and its scales along an axis, shaped to broadcast to it.
+
+    An output channel of zeros has the scale 1.
+    """
+    others = tuple(index for index in range(weight.ndim) if index != axis)
+    largest = np.abs(weight).max(axis=others, keepdims=True, initial=0.0)
+    scale = np.where(largest > _SMALLEST_WEIGHT, largest / 127, 1.0).astype(np.float32)
+    stored = np.clip(np.rint(weight / scale), -127, 127).astype(np.int8)
+    return stored, scale
+
+
+def _groups(network: Network, table: Ranges) -> dict[Tensor, _Group]:
+    """The group of every float32 tensor: itself, and all that values only move between."""
+    groups: dict[Tensor, _Group] = {}
+    for tensor in (*network.inputs.values(), *_results(network)):
+        if tensor.dtype is not DType.FLOAT32 or tensor in groups:
+            continue
+        group = _Group()
+        _gather(tensor, group, groups)
+        ranges = [table.range(member.name) for member in group.tensors]
+        known = [item for item in ranges if item is not None]
+        group.threshold = max((item.threshold for item in known), default=0.0)
+        group.is_nonnegative = all(item.is_nonnegative for item in known)
+    return groups
+
+
+def _results(network: Network) -> Iterable[Tensor]:
+    return (output for layer in network.layers for output in layer.outputs)
+
+
+def _gather(start: Tensor, group: _Group, groups: dict[Tensor, _Group]) -> None:
+    waiting = [start]
+    while waiting:
+        tensor = waiting.pop()
+        if tensor in groups or tensor.is_constant:
+            continue
+        groups[tensor] = group
+        group.tensors.append(tensor)
+        layers = [*tensor.users, *([tensor.producer] if tensor.producer is not None else [])]
+        for layer in layers:
+            if moves_values(layer):
+                waiting += [*layer.inputs, *layer.outputs]
