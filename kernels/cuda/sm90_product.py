@@ -22,6 +22,7 @@ from torch2rt.kernels.cuda.prelude import PRELUDE, c_type
 from torch2rt.network.dtype import DType
 
 BLOCK_M = 128
+STORE_ROWS = 64  # the result is staged and stored by halves of a tile
 ROW_BYTES = 128  # of an operand's tile in a stage: what one swizzled row holds
 THREADS = 384
 _ALIGNMENT = 1024
@@ -77,7 +78,7 @@ class ProductForm:
     @property
     def staging_bytes(self) -> int:
         """Of one warpgroup."""
-        return BLOCK_M * self.block_n * self.out_dtype.itemsize_bytes
+        return STORE_ROWS * self.block_n * self.out_dtype.itemsize_bytes
 
     @property
     def shared_bytes(self) -> int:
@@ -148,12 +149,14 @@ T2R_DEVICE auto epilogue({parameters}) {{ return {form.expression}; }}
 
 def _kernel(operands: Sequence[Operand]) -> str:
     """The kernel, with the operands of the epilogue written out."""
-    parameters, columns, reads, values = [], [], [], [[], []]
+    parameters, arguments, columns, reads, values = [], [], [], [], [[], []]
     for index, operand in enumerate(operands, 1):
         name, item = f"e{index}", c_type(operand.dtype)
         parameters.append(f"const {item}* {name}")
+        arguments.append(name)
         if operand.kind == "matrix":
             parameters.append(f"int {name}_pitch")
+            arguments.append(f"{name}_pitch")
             reads.append(
                 f"float {name}_v[2]; read_pair({name}_v, {name}, row, column, {name}_pitch, m, n);"
             )
@@ -166,6 +169,7 @@ def _kernel(operands: Sequence[Operand]) -> str:
             chosen.append(f"{name}{suffix}")
     rest = ["".join(f", {value}" for value in side) for side in values]
     kernel = _KERNEL.replace("@PARAMETERS@", "".join(f",\n    {text}" for text in parameters))
+    kernel = kernel.replace("@ARGUMENTS@", "".join(f", {text}" for text in arguments))
     kernel = kernel.replace("@COLUMNS@", " ".join(columns)).replace("@READS@", " ".join(reads))
     return kernel.replace("@REST0@", rest[0]).replace("@REST1@", rest[1])
 
@@ -197,10 +201,11 @@ T2R_DEVICE void barrier_wait(u32 barrier, int parity) {
                  "@!done bra again; }"
                  :: "r"(barrier), "r"(parity) : "memory");
 }
-// The same barrier in a block of the cluster.
+// The same barrier in a block of the cluster. It publishes nothing that was written, so it need not
+// release at the scope of the cluster, which costs a fence of the whole GPU.
 T2R_DEVICE void barrier_arrive(u32 barrier, u32 rank) {
     asm volatile("{ .reg .b32 there; mapa.shared::cluster.u32 there, %0, %1;\n"
-                 "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there]; }"
+                 "mbarrier.arrive.shared::cluster.b64 _, [there]; }"
                  :: "r"(barrier), "r"(rank) : "memory");
 }
 T2R_DEVICE void load_box(u32 to, const TensorMap* map, u32 barrier, int k, int row) {
@@ -266,7 +271,7 @@ T2R_DEVICE u32 place_in_store(int row, int column) {
     const int box = column / STORE_COLUMNS;
     const int byte = column % STORE_COLUMNS * (int)sizeof(Result);
     const int twist = STORE_ROW_BYTES == 128 ? row & 7 : (row >> 1) & 3;
-    return box * 128 * STORE_ROW_BYTES + row * STORE_ROW_BYTES
+    return box * 64 * STORE_ROW_BYTES + row * STORE_ROW_BYTES
          + ((byte >> 4 ^ twist) << 4) + (byte & 15);
 }
 """
@@ -281,6 +286,38 @@ T2R_DEVICE Place place_of(int index, int m, int n, int rank) {
     }
     const int columns = (n + BN - 1) / BN;
     return {(index / columns * 2 + rank) * 128, index % columns * BN};
+}
+
+// Half a tile of the result: the epilogue, the staging, the store. Rows of a warp lie 16 by 16.
+T2R_DEVICE void finish(
+    Sum (&d)[BN / 2], const TensorMap& y_map, u32 staging, int name, int thread, int row0,
+    int column0, int m, int n@PARAMETERS@
+) {
+    if (thread == 0) stores_have_read();
+    named_sync(name, 128);
+    const int lane = thread % 32, y_row = thread / 32 * 16 + lane / 4, y_column = lane % 4 * 2;
+#pragma unroll
+    for (int j = 0; j < BN / 8; j++) {
+        const int column = column0 + 8 * j + y_column;
+        @COLUMNS@
+#pragma unroll
+        for (int part = 0; part < 2; part++) {
+            const int local = y_row + 8 * part;
+            const int row = row0 + local;
+            @READS@
+            put(staging + place_in_store(local, 8 * j + y_column),
+                epilogue(d[4 * j + 2 * part]@REST0@), epilogue(d[4 * j + 2 * part + 1]@REST1@));
+        }
+    }
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+    named_sync(name, 128);
+    if (thread == 0) {
+#pragma unroll
+        for (int box = 0; box < BN / STORE_COLUMNS; box++)
+            store_box(&y_map, staging + box * 64 * STORE_ROW_BYTES,
+                      column0 + box * STORE_COLUMNS, row0);
+        stores_commit();
+    }
 }
 
 extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(384, 1) t2r_product(
@@ -303,7 +340,7 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(384, 1) t
     cluster_sync();
     t2r_wait();
     if (group == 0) {
-        asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
         if (thread == 0) {
             int stage = 0, parity = 1;
             for (int index = first; index < tiles; index += clusters) {
@@ -327,7 +364,7 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(384, 1) t
             }
         }
     } else {
-        asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
+        asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
         const int mine = group - 1, lane = thread % 32, warp = thread / 32;
         const u32 own_staging = staging + mine * STAGING_BYTES;
         const int ORDER = 1, STORE = 3;
@@ -370,33 +407,10 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(384, 1) t
             hold(lower);
             if (lane < 2) barrier_arrive(empty + 8 * last, lane);
 
-            if (thread == 0) stores_have_read();
-            named_sync(STORE + mine, 128);
-            const int y_row = warp * 16 + lane / 4, y_column = lane % 4 * 2;
-#pragma unroll
-            for (int j = 0; j < BN / 8; j++) {
-                const int column = place.column + 8 * j + y_column;
-                @COLUMNS@
-#pragma unroll
-                for (int part = 0; part < 4; part++) {
-                    const int local = y_row + part % 2 * 8 + part / 2 * 64;
-                    const int row = place.row + local;
-                    const Sum* d = part / 2 ? lower : upper;
-                    @READS@
-                    put(own_staging + place_in_store(local, 8 * j + y_column),
-                        epilogue(d[4 * j + part % 2 * 2]@REST0@),
-                        epilogue(d[4 * j + part % 2 * 2 + 1]@REST1@));
-                }
-            }
-            asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-            named_sync(STORE + mine, 128);
-            if (thread == 0) {
-#pragma unroll
-                for (int box = 0; box < BN / STORE_COLUMNS; box++)
-                    store_box(&y_map, own_staging + box * 128 * STORE_ROW_BYTES,
-                              place.column + box * STORE_COLUMNS, place.row);
-                stores_commit();
-            }
+            finish(upper, y_map, own_staging, STORE + mine, thread, place.row, place.column,
+                   m, n@ARGUMENTS@);
+            finish(lower, y_map, own_staging, STORE + mine, thread, place.row + 64, place.column,
+                   m, n@ARGUMENTS@);
         }
         if (thread == 0) stores_are_done();
     }

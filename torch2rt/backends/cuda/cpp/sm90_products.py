@@ -17,6 +17,7 @@ from torch2rt.backends.spec import LayerSpec
 from torch2rt.backends.tactic import Prepared, Refusal, Weights
 from torch2rt.kernels.cuda.sm90_product import (
     BLOCK_M,
+    STORE_ROWS,
     THREADS,
     Operand,
     ProductForm,
@@ -39,9 +40,6 @@ _MEMORY_BYTES_PER_US = 3.6e6
 
 def product_refusal(spec: LayerSpec, product: Product) -> Refusal | None:
     """Why the kernel does not take this product."""
-    device = current_device()
-    if device.capability != (9, 0):
-        return Refusal("wgmma needs sm_90")
     if product.dtype not in _ELEMENTS or product.out_dtype not in _OUTPUTS:
         return Refusal(f"{product.dtype.value} to {product.out_dtype.value}")
     if product.pack is None:
@@ -130,7 +128,7 @@ def _arguments(
 
     store = Box(
         _ELEMENTS[product.out_dtype], out_item, _SWIZZLES[form.store_row_bytes],
-        (BLOCK_M, form.store_columns),
+        (STORE_ROWS, form.store_columns),
     )
     weights_at = packed_rows(spec, weights, product)
     arguments: list[Argument] = [

@@ -6,6 +6,7 @@ import abc
 from typing import ClassVar
 
 from torch2rt.backends.cuda.cpp.sm90_products import estimate_us, prepare_product, product_refusal
+from torch2rt.backends.cuda.device import current_device
 from torch2rt.backends.cuda.triton.gemm import Product
 from torch2rt.backends.spec import LayerSpec
 from torch2rt.backends.tactic import Prepared, Refusal, Tactic, Unprepared, Weights
@@ -33,6 +34,8 @@ class WgmmaTactic(Tactic):
 
     def supports(self, spec: LayerSpec) -> Refusal | None:
         """Constant weights, 16 or 8 bits, sizes that fill tiles."""
+        if current_device().capability != (9, 0):
+            return Refusal("wgmma needs sm_90")
         product = self.product(spec.with_layouts(self.layouts(spec)[0]))
         return product if isinstance(product, Refusal) else None
 
