@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch2rt.convert import convert, convert_pieces, swap
     from torch2rt.engine.engine import Engine
     from torch2rt.errors import Torch2rtError
+    from torch2rt.extension.converter import converter
     from torch2rt.module import RTModule, load
     from torch2rt.plugin import CudaKernel, Plugin, TritonKernel, plugin
 
@@ -37,6 +38,7 @@ __all__ = [
     "TritonKernel",
     "convert",
     "convert_pieces",
+    "converter",
     "load",
     "plugin",
     "swap",
@@ -53,6 +55,7 @@ _HOMES = {
     "TritonKernel": "torch2rt.extension.implementations",
     "convert": "torch2rt.convert",
     "convert_pieces": "torch2rt.convert",
+    "converter": "torch2rt.extension.converter",
     "load": "torch2rt.module",
     "plugin": "torch2rt.plugin",
     "swap": "torch2rt.convert",

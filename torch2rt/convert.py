@@ -263,7 +263,7 @@ def _copy(network: Network) -> Network:
 def _report(captured: CapturedGraph, lowered: Lowered, log: Log) -> dict[str, Any]:
     """What `rt.report()` tells beyond the plans."""
     return {
-        "notes": list(captured.notes),
+        "notes": [*captured.notes, *lowered.notes],
         "fallbacks": [[f.op, f.module_path, f.source, f.reason] for f in lowered.fallbacks],
         "fired": [[f.rule, f.layer, f.where] for f in log.fired],
         "rejected": [[r.rule, r.layer, r.where, r.reason] for r in log.rejected.values()],

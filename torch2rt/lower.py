@@ -19,7 +19,7 @@ from torch2rt.layers.aten import Aten
 from torch2rt.layers.pointwise import Pointwise
 from torch2rt.layers.registry import import_all_kinds
 from torch2rt.layers.reshape import Reshape
-from torch2rt.layers.rules import Unsupported, find_rule
+from torch2rt.layers.rules import Unsupported, find_rule, overriding_rule
 from torch2rt.layers.shapes import promote
 from torch2rt.layers.symbolic_number_rules import lower_number
 from torch2rt.network.dim import Dim
@@ -51,10 +51,11 @@ class FallbackNode:
 
 @dataclass(frozen=True, slots=True)
 class Lowered:
-    """The network, and the nodes that became fallback layers."""
+    """The network, the nodes that became fallback layers, and what else the report tells."""
 
     network: Network
     fallbacks: tuple[FallbackNode, ...]
+    notes: tuple[str, ...] = ()
 
 
 def lower(captured: CapturedGraph, *, fallback: str = "torch", name: str = "network") -> Lowered:
@@ -76,7 +77,7 @@ def lower(captured: CapturedGraph, *, fallback: str = "torch", name: str = "netw
     if fallbacks and fallback == "error":
         listing = "\n".join(str(node) for node in fallbacks)
         raise UnsupportedNodesError(count=len(fallbacks), listing=listing)
-    return Lowered(lowering.network, fallbacks)
+    return Lowered(lowering.network, fallbacks, tuple(lowering.notes))
 
 
 def _declare_inputs(lowering: Lowering, captured: CapturedGraph) -> None:
@@ -113,6 +114,7 @@ class Lowering:
     state: dict[fx.Node, tuple[str, torch.Tensor]] = field(default_factory=dict)
     fallbacks: list[FallbackNode] = field(default_factory=list)
     node: fx.Node | None = None
+    notes: list[str] = field(default_factory=list)
 
     # ---- what rules call -------------------------------------------------------------------
 
@@ -238,6 +240,7 @@ class Lowering:
                 value = function(self, **bound)
                 self._check(node, name, value)
                 self.values[node] = value
+                self._note_override(name)
                 return
             except (Unsupported, ValueError) as error:
                 reason = str(error)
@@ -245,6 +248,12 @@ class Lowering:
         self.values[node] = self._fallback(node, overload)
         origin = self.origin
         self.fallbacks.append(FallbackNode(name, origin.module_path, origin.source, reason))
+
+    def _note_override(self, name: str) -> None:
+        where = overriding_rule(name)
+        note = f"{name} is converted by {where}, which goes before torch2rt's own rule"
+        if where is not None and note not in self.notes:
+            self.notes.append(note)
 
     def _discard_since(self, existing: set[int]) -> None:
         for layer in reversed(self.network.layers):

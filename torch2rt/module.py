@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -245,13 +245,15 @@ class RTModule(nn.Module):
         )
 
 
-def load(path: str | os.PathLike[str], device: str | None = None) -> RTModule:
-    """The module of a saved engine.
+def load(
+    path: str | os.PathLike[str], device: str | None = None, plugins: Iterable[object] = (),
+) -> RTModule:
+    """The module of a saved engine. ``plugins``: see `Engine.load`.
 
     EngineFileError when the file is not usable, or was saved without the structure of the model's
     arguments; loading runs no code of the file.
     """
-    engine = Engine.load(path, device)
+    engine = Engine.load(path, device, plugins)
     if not engine.calls:
         raise EngineFileError(
             path=path, reason="it has no call structure of an nn.Module",

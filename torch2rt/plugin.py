@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from torch2rt.errors import ConfigError
+from torch2rt.extension.autograd import define_autograd, operator_title
 from torch2rt.extension.full import ClassDefinition, Plugin
 from torch2rt.extension.function import (
     FunctionDefinition,
@@ -164,8 +165,7 @@ def plugin(
         name = target._schema.name
         return _registered(define_operator(name, version, target, None, given))
     if inspect.isclass(target):
-        name = f"{target.__module__}::{target.__qualname__}"
-        return _register_class(name, version, target, given)
+        return _register_class(operator_title(target), version, target, fake, given)
     raise ConfigError(
         option="target", value=target, reason="nothing that can be a plugin",
         remedy='Pass "ns::name", a class or an operator.',
@@ -186,14 +186,19 @@ def _register_named(
             remedy='Names are "namespace::name".',
         )
     if inspect.isclass(body):
-        return _register_class(name, version, body, given)
+        return _register_class(name, version, body, fake, given)
     overload = existing_operator(name)
     if overload is not None and not _is_ours(name):
         return _registered(define_operator(name, version, overload, body, given))
     return _registered(define_function(name, version, body, fake, given))
 
 
-def _register_class(name: str, version: str, cls: type, given: Implementations) -> type:
+def _register_class(
+    name: str, version: str, cls: type, fake: Callable[..., Any] | None, given: Implementations
+) -> type:
+    if issubclass(cls, torch.autograd.Function):
+        _registered(define_autograd(name, version, cls, fake, given))
+        return cls
     if issubclass(cls, nn.Module):
         register(ModuleDefinition(
             name, version, cls.__module__, source_of(cls), given, cls=cls

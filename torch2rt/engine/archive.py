@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterable
 from typing import Any
 
 from torch2rt.backends.backend import Backend
@@ -13,6 +14,7 @@ from torch2rt.engine.file import EngineFile, from_bytes, read, to_bytes, write
 from torch2rt.engine.plan import Plan
 from torch2rt.engine.weights import EngineWeights
 from torch2rt.errors import EngineFileError, NetworkTextError
+from torch2rt.extension.loading import check_registered, lacks_source, use_plugins
 from torch2rt.network.layer import Origin
 from torch2rt.network.network import Network
 from torch2rt.network.text import parse, text
@@ -23,8 +25,11 @@ def save_engine(engine: Engine, path: str | os.PathLike[str]) -> None:
     write(path, engine_file(engine))
 
 
-def load_engine(path: str | os.PathLike[str], device: str | None = None) -> Engine:
+def load_engine(
+    path: str | os.PathLike[str], device: str | None = None, plugins: Iterable[object] = (),
+) -> Engine:
     """Read an engine; EngineFileError says what is wrong with the file."""
+    use_plugins(plugins)
     return _engine(read(path), str(path), device)
 
 
@@ -73,7 +78,12 @@ def _engine(file: EngineFile, path: str, device: str | None) -> Engine:
         ) from error
     backend = _backend(file.device, device)
     is_same_machine = file.environment.get("backend") == backend.fingerprint()
-    usable = [plan for plan in plans if is_same_machine or _is_runnable(plan, backend.tactics)]
+    usable = [
+        plan for plan in plans
+        if is_same_machine
+        or (_is_runnable(plan, backend.tactics) and not lacks_source(plan, network.layers))
+    ]
+    check_registered(network.layers, usable, backend.name)
     return Engine(
         network, usable, backend, precision=file.precision, calls=file.calls, report=file.report,
         weights=EngineWeights(file.constants, file.blobs if is_same_machine else None),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -253,15 +253,19 @@ class Engine:
     # ---- files -----------------------------------------------------------------------------
 
     @staticmethod
-    def load(path: str | os.PathLike[str], device: str | None = None) -> Engine:
+    def load(
+        path: str | os.PathLike[str], device: str | None = None, plugins: Iterable[object] = (),
+    ) -> Engine:
         """An engine from its file. ``device``: "cpu", "cuda", "cuda:1"; default: as built.
 
-        EngineFileError when the file is not a usable engine; DeviceError for a device that is not
-        there. Loading runs no code of the file.
+        ``plugins`` registers plugins that it needs: classes, decorated functions, or modules (or
+        their names) that do so when imported. EngineFileError when the file is not a usable
+        engine; DeviceError for a device that is not there; PluginMissingError for a plugin whose
+        Python code is needed. Loading runs no code of the file and imports nothing by itself.
         """
         from torch2rt.engine.archive import load_engine
 
-        return load_engine(path, device)
+        return load_engine(path, device, plugins)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the engine to one file, atomically."""

@@ -170,6 +170,10 @@ class ClassDefinition(Definition):
         """The object's attributes."""
         return vars(self.make(call))
 
+    def is_of(self, target: object) -> bool:
+        """Whether it is this class."""
+        return target is self.cls
+
     def remove(self) -> None:
         """Nothing: objects name their class."""
 

@@ -26,13 +26,14 @@ class FunctionDefinition(Definition):
     """A plugin that the model calls as a function; ``parameters`` are its names in order.
 
     ``body`` runs in torch; ``overload`` is the operator that stands for it in captured graphs,
-    made by us if ``is_own_operator``.
+    made by us if ``is_own_operator``. ``restore`` undoes what else registering changed.
     """
 
     body: Callable[..., Any]
     parameters: tuple[str, ...]
     overload: Any
     is_own_operator: bool = True
+    restore: Callable[[], None] | None = None
 
     def run(self, call: PluginCall, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """The body on the tensors and the call's other arguments."""
@@ -46,6 +47,8 @@ class FunctionDefinition(Definition):
     def remove(self) -> None:
         """Captured graphs mean nothing special by the operator any more."""
         remove_user_rule(operator_name(self.overload))
+        if self.restore is not None:
+            self.restore()
 
 
 class PluginFunction:

@@ -54,6 +54,10 @@ class ModuleDefinition(Definition):
         arguments: dict[str, Any] = json.loads(call.state)["arguments"]
         return arguments
 
+    def is_of(self, target: object) -> bool:
+        """Whether it is this class."""
+        return target is self.cls
+
     def remove(self) -> None:
         """Nothing: captures look the class up."""
 

@@ -49,6 +49,10 @@ class Definition(abc.ABC):
     def attributes(self, call: PluginCall) -> Mapping[str, Any]:
         """The plain values of a call by name, as kernels' grids and numbers are given them."""
 
+    def is_of(self, target: object) -> bool:
+        """Whether this class, or function, is what was registered. Default: no."""
+        return False
+
     @abc.abstractmethod
     def remove(self) -> None:
         """Undo what registering did beside this table."""

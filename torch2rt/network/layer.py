@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch2rt import expression as ex
 from torch2rt.lazy_torch import torch
+from torch2rt.network.dtype import DType
 from torch2rt.network.tensor import Tensor, TensorType
 
 if TYPE_CHECKING:
@@ -61,6 +62,13 @@ class LayerKind(abc.ABC):
     @abc.abstractmethod
     def reference(self, inputs: Sequence[TorchTensor]) -> tuple[TorchTensor, ...]:
         """The outputs in plain torch, without epilogue: the oracle and the last resort."""
+
+    def computes_in(self, dtype: DType) -> bool:
+        """Whether operands and results may be given this float dtype, where kinds leave it open.
+
+        Default: no. `torch2rt.passes.lower_precision` lists the kinds that always may.
+        """
+        return False
 
     def flops(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> int:
         """Floating-point operations at concrete shapes. Default: one per output element."""

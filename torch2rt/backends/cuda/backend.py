@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from torch2rt.backends.cuda.timing import GraphTimer
 
 _TACTICS = "torch2rt.backends.cuda.tactics"
-# Whose tactics run nothing of ours.
-_LIBRARIES = ("cudnn", "cublaslt", "torch")
+# Whose tactics run no kernel that we compile; Python of plugins is known in this process alone.
+_LIBRARIES = ("cudnn", "cublaslt", "torch", "python")
 _INSTALL = "Install what is missing: pip install 'torch2rt[cuda]'."
 
 # Measured with large copies and products of random data, bytes/s and flop/s.
