@@ -501,6 +501,10 @@ inline float __fdividef(float x, float y) {
     const float size = fabsf(y);
     return size > 8.507059e37f && size <= 3.402823e38f ? x * 0.0f : x / y;
 }
+inline float __fadd_rn(float x, float y) { return x + y; }
+inline float __fsub_rn(float x, float y) { return x - y; }
+inline float __fmul_rn(float x, float y) { return x * y; }
+inline float __fdiv_rn(float x, float y) { return x / y; }
 inline float __frcp_rn(float x) { return 1.0f / x; }
 inline float __fsqrt_rn(float x) { return sqrtf(x); }
 inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }

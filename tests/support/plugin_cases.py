@@ -1,0 +1,58 @@
+"""Runs a shipped plugin's CUDA kernels against its torch body.
+
+    check_kernels(reorg, torch.randn(2, 8, 6, 6), 2, "darknet")
+
+The call is captured and lowered as `convert` does; the kernels run on the device of the fixture
+``cuda_device`` and are compiled for every architecture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from cuda_compile import compile_for_all
+from cuda_testing import check_cuda_tactic
+from layer_testing import lower_model
+from tactic_testing import make_spec
+from torch import nn
+
+from torch2rt.backends.cuda.tactics.plugin_cuda import plugin_source
+from torch2rt.layers.plugin import Plugin
+
+
+class _Call(nn.Module):
+    def __init__(self, function: Callable[..., Any], others: Sequence[Any]) -> None:
+        super().__init__()
+        self.function, self.others = function, others
+
+    def forward(self, *tensors: torch.Tensor) -> Any:
+        return self.function(*tensors, *self.others)
+
+
+def plugin_kind(function: Callable[..., Any], *arguments: Any) -> Plugin:
+    """The layer that a call becomes."""
+    tensors = [item for item in arguments if isinstance(item, torch.Tensor)]
+    call = _Call(function, arguments[len(tensors) :])
+    network = lower_model(call, *tensors).network
+    kinds = [layer.kind for layer in network.layers if isinstance(layer.kind, Plugin)]
+    assert len(kinds) == 1, network
+    return kinds[0]
+
+
+def check_kernels(function: Callable[..., Any], *arguments: Any, **options: Any) -> None:
+    """Tensors come first. ``options`` go to `check_cuda_tactic`."""
+    tensors = [item for item in arguments if isinstance(item, torch.Tensor)]
+    kind = plugin_kind(function, *arguments)
+    check_cuda_tactic("plugin.cuda.first", kind, tensors, **options)
+
+
+def compile_kernels(function: Callable[..., Any], *arguments: Any) -> None:
+    """For every architecture."""
+    tensors = [item for item in arguments if isinstance(item, torch.Tensor)]
+    kind = plugin_kind(function, *arguments)
+    spec = make_spec(kind, tensors)
+    for way in kind.cuda:
+        for source, entry, *_ in way:
+            compile_for_all(plugin_source(spec, source), entry)
