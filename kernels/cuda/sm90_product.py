@@ -25,6 +25,7 @@ BLOCK_M = 128
 STORE_ROWS = 64  # the result is staged and stored by halves of a tile
 ROW_BYTES = 128  # of an operand's tile in a stage: what one swizzled row holds
 THREADS = 384
+AHEAD = 4  # groups of eight columns whose operands of the epilogue are read together
 _ALIGNMENT = 1024
 _BARRIER_BYTES = 1024
 
@@ -41,8 +42,8 @@ class Operand:
 class ProductForm:
     """What a source is for. ``shares_a``: the two blocks of a cluster share rows of a, else of b.
 
-    ``is_even``: m and n are multiples of the tiles of a cluster. ``expression``: C++ of the
-    epilogue in ``i0`` (float; int for int8 operands), ``i1`` and so on.
+    ``is_even``: m and n are multiples of the tiles of a cluster. ``has_pairs``: n is even.
+    ``expression``: C++ of the epilogue in ``i0`` (float; int for int8 operands), ``i1`` and so on.
     """
 
     dtype: DType
@@ -51,6 +52,7 @@ class ProductForm:
     stages: int
     shares_a: bool
     is_even: bool
+    has_pairs: bool
     operands: tuple[Operand, ...]
     expression: str
 
@@ -96,7 +98,8 @@ def product_source(form: ProductForm) -> str:
     accumulator = "i32" if form.dtype is DType.INT8 else "float"
     constants = {
         "BN": form.block_n, "STAGES": form.stages, "SHARES_A": int(form.shares_a),
-        "IS_EVEN": int(form.is_even), "A_BYTES": BLOCK_M * ROW_BYTES,
+        "IS_EVEN": int(form.is_even), "HAS_PAIRS": int(form.has_pairs), "AHEAD": AHEAD,
+        "A_BYTES": BLOCK_M * ROW_BYTES,
         "B_BYTES": form.block_n * ROW_BYTES, "BK": form.block_k,
         "STAGING_BYTES": form.staging_bytes, "STORE_COLUMNS": form.store_columns,
         "STORE_ROW_BYTES": form.store_row_bytes,
@@ -149,29 +152,34 @@ T2R_DEVICE auto epilogue({parameters}) {{ return {form.expression}; }}
 
 def _kernel(operands: Sequence[Operand]) -> str:
     """The kernel, with the operands of the epilogue written out."""
-    parameters, arguments, columns, reads, values = [], [], [], [], [[], []]
+    parts: dict[str, list[str]] = {
+        key: [] for key in ("PARAMETERS", "ARGUMENTS", "SCALARS", "ARRAYS", "COLUMNS", "READS")
+    }
+    values: list[list[str]] = [[], []]
     for index, operand in enumerate(operands, 1):
-        name, item = f"e{index}", c_type(operand.dtype)
-        parameters.append(f"const {item}* {name}")
-        arguments.append(name)
-        if operand.kind == "matrix":
-            parameters.append(f"int {name}_pitch")
-            arguments.append(f"{name}_pitch")
-            reads.append(
-                f"float {name}_v[2]; read_pair({name}_v, {name}, row, column, {name}_pitch, m, n);"
-            )
+        name, suffix = f"e{index}", {"scalar": "", "column": "[j]", "matrix": "[j][part]"}
+        parts["PARAMETERS"].append(f",\n    const {c_type(operand.dtype)}* {name}")
+        parts["ARGUMENTS"].append(f", {name}")
+        if operand.kind == "scalar":
+            parts["SCALARS"].append(f"const float {name}_v = to_float(*{name});")
         elif operand.kind == "column":
-            columns.append(f"float {name}_v[2]; read_pair({name}_v, {name}, 0, column, 0, 1, n);")
+            parts["ARRAYS"].append(f"float {name}_v[AHEAD][2];")
+            parts["COLUMNS"].append(f"read_pair({name}_v[j], {name}, 0, column, 0, 1, n);")
         else:
-            columns.append(f"const float {name}_s = to_float(*{name});")
+            parts["PARAMETERS"].append(f", int {name}_pitch")
+            parts["ARGUMENTS"].append(f", {name}_pitch")
+            parts["ARRAYS"].append(f"float {name}_v[AHEAD][2][2];")
+            parts["READS"].append(
+                f"read_pair({name}_v[j][part], {name}, row, column, {name}_pitch, m, n);"
+            )
         for side, chosen in enumerate(values):
-            suffix = "_s" if operand.kind == "scalar" else f"_v[{side}]"
-            chosen.append(f"{name}{suffix}")
-    rest = ["".join(f", {value}" for value in side) for side in values]
-    kernel = _KERNEL.replace("@PARAMETERS@", "".join(f",\n    {text}" for text in parameters))
-    kernel = kernel.replace("@ARGUMENTS@", "".join(f", {text}" for text in arguments))
-    kernel = kernel.replace("@COLUMNS@", " ".join(columns)).replace("@READS@", " ".join(reads))
-    return kernel.replace("@REST0@", rest[0]).replace("@REST1@", rest[1])
+            which = "" if operand.kind == "scalar" else f"[{side}]"
+            chosen.append(f", {name}_v{suffix[operand.kind]}{which}")
+    parts |= {"REST0": values[0], "REST1": values[1]}
+    kernel = _KERNEL
+    for key, texts in parts.items():
+        kernel = kernel.replace(f"@{key}@", " ".join(texts))
+    return kernel
 
 
 _ASYNC = r"""
@@ -252,20 +260,23 @@ template <class T> T2R_DEVICE void read_pair(
     const T* at = from + (i64)row * pitch + column;
     if (IS_EVEN) {
         load_floats<T, 2>(v, at);
+    } else if (HAS_PAIRS) {
+        to_floats<T, 2>(v, load_if<T, 2>(row < m && column < n, at));
     } else {
         v[0] = row < m && column < n ? to_float(at[0]) : 0.0f;
         v[1] = row < m && column + 1 < n ? to_float(at[1]) : 0.0f;
     }
 }
 
-// Two neighbours of a row of the result, where the store's map expects them.
+// Two neighbours of a row of the result, where the store's map expects them. Loads of what the
+// epilogue reads may pass it; the fence before the store does not let it pass.
 T2R_DEVICE void put(u32 at, float low, float high) {
     const u32 word = pack2<Half>(low, high);
-    asm volatile("st.shared.b32 [%0], %1;" :: "r"(at), "r"(word) : "memory");
+    asm volatile("st.shared.b32 [%0], %1;" :: "r"(at), "r"(word));
 }
 T2R_DEVICE void put(u32 at, i8 low, i8 high) {
     const u16 word = (u16)(u8)low | (u16)((u16)(u8)high << 8);
-    asm volatile("st.shared.b16 [%0], %1;" :: "r"(at), "h"(word) : "memory");
+    asm volatile("st.shared.b16 [%0], %1;" :: "r"(at), "h"(word));
 }
 T2R_DEVICE u32 place_in_store(int row, int column) {
     const int box = column / STORE_COLUMNS;
@@ -296,17 +307,28 @@ T2R_DEVICE void finish(
     if (thread == 0) stores_have_read();
     named_sync(name, 128);
     const int lane = thread % 32, y_row = thread / 32 * 16 + lane / 4, y_column = lane % 4 * 2;
+    @SCALARS@
 #pragma unroll
-    for (int j = 0; j < BN / 8; j++) {
-        const int column = column0 + 8 * j + y_column;
-        @COLUMNS@
+    for (int first = 0; first < BN / 8; first += AHEAD) {
+        @ARRAYS@
 #pragma unroll
-        for (int part = 0; part < 2; part++) {
-            const int local = y_row + 8 * part;
-            const int row = row0 + local;
-            @READS@
-            put(staging + place_in_store(local, 8 * j + y_column),
-                epilogue(d[4 * j + 2 * part]@REST0@), epilogue(d[4 * j + 2 * part + 1]@REST1@));
+        for (int j = 0; j < AHEAD; j++) {
+            const int column = column0 + 8 * (first + j) + y_column;
+            @COLUMNS@
+#pragma unroll
+            for (int part = 0; part < 2; part++) {
+                const int row = row0 + y_row + 8 * part;
+                @READS@
+            }
+        }
+#pragma unroll
+        for (int j = 0; j < AHEAD; j++) {
+#pragma unroll
+            for (int part = 0; part < 2; part++) {
+                const int at = 4 * (first + j) + 2 * part;
+                put(staging + place_in_store(y_row + 8 * part, 8 * (first + j) + y_column),
+                    epilogue(d[at]@REST0@), epilogue(d[at + 1]@REST1@));
+            }
         }
     }
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");

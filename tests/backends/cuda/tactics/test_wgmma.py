@@ -110,16 +110,16 @@ def test_integers(width: str, shape: str) -> None:
 
 FORMS = [
     ProductForm(
-        DType.FLOAT16, DType.FLOAT16, 192, 3, True, False, (Operand("column", DType.FLOAT32),),
-        "t2r_gelu_16(i0 + i1)",
+        DType.FLOAT16, DType.FLOAT16, 192, 3, True, False, False,
+        (Operand("column", DType.FLOAT32),), "t2r_gelu_16(i0 + i1)",
     ),
     ProductForm(
-        DType.BFLOAT16, DType.BFLOAT16, 128, 4, False, True,
+        DType.BFLOAT16, DType.BFLOAT16, 128, 4, False, True, True,
         (Operand("column", DType.FLOAT32), Operand("matrix", DType.BFLOAT16)),
         "t2r_relu(i0 + i1 + i2)",
     ),
     ProductForm(
-        DType.INT8, DType.INT8, 192, 4, False, True,
+        DType.INT8, DType.INT8, 192, 4, False, False, True,
         (Operand("column", DType.FLOAT32), Operand("matrix", DType.INT8),
          Operand("scalar", DType.FLOAT32)),
         "(i8)(i32)rint(t2r_clamp((float)i0 * i1 + i2 * i3, -128.0f, 127.0f))",

@@ -96,7 +96,8 @@ def _form(spec: LayerSpec, product: Product, block_n: int, device: Device) -> Pr
     operands = tuple(Operand(extra.kind, extra.dtype) for extra in product.extras)
     form = ProductForm(
         product.dtype, product.out_dtype, block_n, 2, shares_a,
-        product.m % rows == 0 and product.n % columns == 0, operands, _expression(spec, product),
+        product.m % rows == 0 and product.n % columns == 0, product.n % 2 == 0, operands,
+        _expression(spec, product),
     )
     stages = 2
     while stages < _MOST_STAGES and (
