@@ -55,19 +55,20 @@ def product_refusal(spec: LayerSpec, product: Product) -> Refusal | None:
 def estimate_us(product: Product, block_n: int) -> float:
     """Microseconds, roughly: rounds of tiles, or the bytes."""
     device = current_device()
-    rounds = min(
+    rounds: int = min(
         math.ceil(_pairs(product, block_n, shares_a) / (device.multiprocessors // 2))
         for shares_a in (False, True)
     )
     rate = _FLOPS_PER_US * (2 if product.dtype is DType.INT8 else 1)
-    one = 2 * BLOCK_M * block_n * product.k / rate
+    one: float = 2 * BLOCK_M * block_n * product.k / rate
     memory = product.work().bytes_moved / _MEMORY_BYTES_PER_US
     return max(rounds * one, memory) + _START_US
 
 
 def _pairs(product: Product, block_n: int, shares_a: bool) -> int:
     """Pairs of tiles that cover the result."""
-    rows, columns = math.ceil(product.m / BLOCK_M), math.ceil(product.n / block_n)
+    rows: int = math.ceil(product.m / BLOCK_M)
+    columns: int = math.ceil(product.n / block_n)
     return rows * math.ceil(columns / 2) if shares_a else math.ceil(rows / 2) * columns
 
 
