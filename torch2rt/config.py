@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from torch2rt.errors import ConfigError
+from torch2rt.quantize.overrides import FLOAT32, Overrides
 
-PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
+PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8")
 # What a CPU has no arithmetic for, and what to use there instead.
 _NOT_ON_CPU = {
     "fp16": 'precision="bf16", which is as fast there as it gets, or "fp32"',
@@ -31,6 +32,7 @@ class BuildConfig:
     """Options of `torch2rt.convert` that say how to build. Wrong values raise ConfigError."""
 
     precision: str = "fp32"
+    overrides: Overrides = FLOAT32
     device: str = "cpu"
     fallback: str = "torch"
     profiles: tuple[Profile, ...] = ()
@@ -48,11 +50,12 @@ class BuildConfig:
                 option="threads", value=self.threads, reason="it counts CPU threads",
                 remedy="Pass a positive integer, or None for all cores.",
             )
-        if self.device == "cpu" and self.precision in _NOT_ON_CPU:
-            raise ConfigError(
-                option="precision", value=self.precision, reason='it needs device="cuda"',
-                remedy=f"On the CPU use {_NOT_ON_CPU[self.precision]}.",
-            )
+        for precision in (self.precision, *(value for _, value in self.overrides.patterns)):
+            if self.device == "cpu" and precision in _NOT_ON_CPU:
+                raise ConfigError(
+                    option="precision", value=precision, reason='it needs device="cuda"',
+                    remedy=f"On the CPU use {_NOT_ON_CPU[precision]}.",
+                )
         self._check_budget()
 
     def _check_budget(self) -> None:

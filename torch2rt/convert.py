@@ -25,19 +25,25 @@ from torch2rt.errors import ConfigError
 from torch2rt.inspect.verify import exact_float32, verify_engine
 from torch2rt.lower import Lowered, lower
 from torch2rt.module import RTModule
-from torch2rt.network.dtype import DType
+from torch2rt.network.copy import copy_network
 from torch2rt.network.network import Network
-from torch2rt.network.text import parse, text
-from torch2rt.passes.allow_tf32 import AllowTf32
-from torch2rt.passes.base import Log, run_passes
-from torch2rt.passes.lower_precision import LowerPrecision
+from torch2rt.passes.base import Log
 from torch2rt.passes.pipeline import optimize
+from torch2rt.quantize.calibrate import Calibration, calibration_from_options, is_loader
+from torch2rt.quantize.fingerprint import network_fingerprint
+from torch2rt.quantize.loader import CalibrationLoader, arguments_seen, first_call
+from torch2rt.quantize.overrides import parse_precision
+from torch2rt.quantize.steps import calibrate_network, needs_calibration, set_precision
 
 
 class ConvertOptions(TypedDict, total=False):
     """Options of `convert` that `swap` passes on."""
 
-    precision: str
+    precision: str | Mapping[str, str]
+    calibration: Any
+    calibration_method: str
+    calibration_batches: int | None
+    calibration_table: Any
     device: str | None
     dynamic_shapes: Any
     profiles: Sequence[Profile | Mapping[str, Sequence[int]]] | None
@@ -49,14 +55,18 @@ class ConvertOptions(TypedDict, total=False):
     progress: bool
 
 
-STEPS = ("capture", "lower", "optimize", "precision", "build", "verify")
+STEPS = ("capture", "lower", "optimize", "calibrate", "precision", "build", "verify")
 
 
 def convert(
     model: nn.Module,
     inputs: Any = None,
     *,
-    precision: str = "fp32",
+    precision: str | Mapping[str, str] = "fp32",
+    calibration: Any = None,
+    calibration_method: str = "entropy",
+    calibration_batches: int | None = None,
+    calibration_table: Any = None,
     device: str | None = None,
     dynamic_shapes: Any = None,
     profiles: Sequence[Profile | Mapping[str, Sequence[int]]] | None = None,
@@ -75,9 +85,18 @@ def convert(
     Args:
         model: any module that `torch.export` can capture.
         inputs: example arguments: a tensor, a tuple of positional arguments, a dict of keyword
-            arguments, or ``((args...), {kwargs...})``. None: captured at the first call.
-        precision: ``"fp32"`` or ``"bf16"``, and on CUDA ``"fp16"`` or ``"tf32"``. Inputs and
-            outputs keep their dtypes; what the model computes in 16 bits itself stays so.
+            arguments, or ``((args...), {kwargs...})``. None: captured from the first batch of
+            the calibration data, and without such at the first call.
+        precision: ``"fp32"``, ``"bf16"`` or ``"int8"``, and on CUDA ``"fp16"`` or ``"tf32"``; or
+            a dict by module path, ``{"features.0": "bf16", "*": "int8"}``. Inputs and outputs
+            keep their dtypes; what the model computes in 16 bits itself stays so.
+        calibration: for ``"int8"``: a DataLoader or any iterable of input batches, labels and
+            all; or a `CalibrationTable` or its path. With ``"fp16"``: what it shows to leave the
+            range of float16 stays float32.
+        calibration_method: ``"entropy"``, ``"entropy_doubling"``, ``"minmax"``, ``"percentile"``
+            (or ``"percentile:99.9"``), ``"mse"``, or ``"best"``: by error on a held-out batch.
+        calibration_batches: at most so many batches are taken. None: all.
+        calibration_table: a table that calibration goes on from.
         device: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``; default: where the model's parameters are.
         dynamic_shapes: as `torch.export` takes it, or ``{"x": {0: "batch"}}``. None: the first
             axis is dynamic where that works.
@@ -96,29 +115,38 @@ def convert(
         CaptureError: the model cannot be captured as one graph.
         UnsupportedNodesError: ``fallback="error"`` and an op has no rule.
         PrecisionError: the precision cannot hold a weight of the model.
+        CalibrationError: calibration data that do not fit, or a table of another model.
         VerificationError: the engine disagrees with the model; names the first layer that is off.
 
     Example:
         >>> rt = torch2rt.convert(model, torch.randn(1, 3, 224, 224))
         >>> y = rt(torch.randn(8, 3, 224, 224))
     """
+    overrides = parse_precision(precision)
     config = BuildConfig(
-        precision=precision, device=device or _device_of(model), fallback=fallback,
-        profiles=_profiles(profiles), threads=threads, tune_budget_s=tune_budget_s, verify=verify,
-        progress=progress,
+        precision=overrides.lowest, overrides=overrides, device=device or _device_of(model),
+        fallback=fallback, profiles=_profiles(profiles), threads=threads,
+        tune_budget_s=tune_budget_s, verify=verify, progress=progress,
     )
+    calibrated = calibration_from_options(
+        calibration, calibration_method, calibration_batches, calibration_table
+    )
+    needs_calibration(config.precision, calibrated, is_captured=inputs is not None)
     cache = _timing_cache(timing_cache)
-    if inputs is None:
-        return RTModule.deferred(
-            lambda args, kwargs: _convert(model, args, kwargs, dynamic_shapes, config, cache)
-        )
-    args, kwargs = split_inputs(inputs)
-    return RTModule(_convert(model, args, kwargs, dynamic_shapes, config, cache))
+
+    def build(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Engine:
+        return _convert(model, args, kwargs, dynamic_shapes, config, cache, calibrated)
+
+    if inputs is not None:
+        return RTModule(build(*split_inputs(inputs)))
+    if calibrated is not None and calibrated.loader is not None:
+        return RTModule(build(*first_call(model, calibrated.loader.first())))
+    return RTModule.deferred(build)
 
 
 def _convert(
     model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any,
-    config: BuildConfig, cache: TimingCache,
+    config: BuildConfig, cache: TimingCache, calibration: Calibration | None,
 ) -> Engine:
     """The flow, step by step."""
     name = type(model).__name__
@@ -129,11 +157,21 @@ def _convert(
         tensors = captured.call_spec.flatten(args, kwargs)
         step("lower")
         lowered = lower(captured, fallback=config.fallback, name=name)
-        oracle = _copy(lowered.network) if config.verify else None
+        oracle = copy_network(lowered.network) if config.verify else None
+        config.overrides.check_matches(lowered.network)
+        fingerprint = network_fingerprint(lowered.network) if calibration is not None else ""
         step("optimize")
-        log = optimize(lowered.network, target=backend.name)
+        is_calibrated = calibration is not None or config.precision == "int8"
+        log = optimize(  # what is calibrated is alike for all backends
+            lowered.network, merge_siblings=not is_calibrated,
+            target="cpu" if is_calibrated else backend.name,
+        )
+        step("calibrate")
+        table = calibrate_network(
+            lowered.network, calibration, captured.call_spec, fingerprint, config, backend
+        )
         step("precision")
-        _lower_precision(lowered.network, config.precision, log, backend.name)
+        set_precision(lowered.network, config, table, log, backend.name)
         step("build")
         engine = build_engine(
             lowered.network, _symbols_of_profiles(lowered.network, config, tensors), backend, cache,
@@ -143,6 +181,7 @@ def _convert(
                 "inputs": captured.call_spec.to_json(), "outputs": captured.output_spec.to_json(),
             },
             report=_report(captured, lowered, log),
+            calibration=table.to_json() if table is not None else None,
         )
         step("verify")
         if oracle is not None:
@@ -159,8 +198,8 @@ def swap(
     """Convert one sub-module in place: ``model.<path>`` becomes an engine.
 
     ``inputs`` are the parent's: the model is run once on them to see what the sub-module is given.
-    ``options`` go to `convert`. Returns the new sub-module. ConfigError when there is no such
-    sub-module or the model does not call it.
+    ``options`` go to `convert`; a calibration loader, too, gives inputs of the parent. Returns the
+    new sub-module. ConfigError when there is no such sub-module or the model does not call it.
 
     Example:
         >>> torch2rt.swap(detector, "backbone", images)
@@ -172,22 +211,18 @@ def swap(
             option="path", value=path, reason=f"the model has no such sub-module ({error})",
             remedy="See model.named_modules().",
         ) from error
-    seen: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
-    handle = target.register_forward_pre_hook(
-        lambda _, args, kwargs: seen.append((args, kwargs)), with_kwargs=True
-    )
-    args, kwargs = split_inputs(inputs)
-    try:
-        with torch.no_grad():
-            model(*args, **kwargs)
-    finally:
-        handle.remove()
-    if not seen:
+    seen = next(arguments_seen(model, target, [split_inputs(inputs)]), None)
+    if seen is None:
         raise ConfigError(
             option="path", value=path, reason="the model did not call it on these inputs",
             remedy="Name a sub-module that runs.",
         )
-    engine = convert(target, seen[0], **options)
+    calibration = options.get("calibration")
+    if is_loader(calibration):
+        batches = CalibrationLoader(calibration).batches()
+        calls = (first_call(model, batch) for batch in batches)
+        options["calibration"] = arguments_seen(model, target, calls)
+    engine = convert(target, seen, **options)
     parent, _, name = path.rpartition(".")
     setattr(model.get_submodule(parent), name, engine)
     return engine
@@ -226,15 +261,6 @@ def split_inputs(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     )
 
 
-def _lower_precision(network: Network, precision: str, log: Log, target: str) -> None:
-    low = {"bf16": DType.BFLOAT16, "fp16": DType.FLOAT16}.get(precision)
-    if low is not None:
-        run_passes(network, [LowerPrecision(low)], log=log, check=False)
-        optimize(network, log=log, target=target)
-    elif precision == "tf32":
-        run_passes(network, [AllowTf32()], log=log)
-
-
 def _symbols_of_profiles(
     network: Network, config: BuildConfig, tensors: Sequence[torch.Tensor]
 ) -> list[dict[str, int]]:
@@ -253,11 +279,6 @@ def _device_of(model: object) -> str:
         if tensor.is_cuda:
             return str(tensor.device)
     return "cpu"
-
-
-def _copy(network: Network) -> Network:
-    """The network as it is now; constants are shared."""
-    return parse(text(network), {t.name: t.data for t in network.constants if t.data is not None})
 
 
 def _report(captured: CapturedGraph, lowered: Lowered, log: Log) -> dict[str, Any]:

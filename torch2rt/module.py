@@ -21,6 +21,7 @@ from torch2rt.network.dtype import DType
 if TYPE_CHECKING:
     from torch2rt.inspect.bisect import StepError
     from torch2rt.inspect.profile import EngineProfile
+    from torch2rt.quantize.table import CalibrationTable
 
 Build = Callable[[tuple[Any, ...], dict[str, Any]], Engine]
 
@@ -141,6 +142,18 @@ class RTModule(nn.Module):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the engine to one file; `torch2rt.load` and `torch2rt.Engine.load` read it."""
         self.engine.save(path)
+
+    @property
+    def calibration_table(self) -> CalibrationTable | None:
+        """The table that the engine was calibrated with, None for one that was not.
+
+        A saved engine keeps no histograms: save the table itself to merge it or to go on from it.
+        CalibrationError where the engine file holds something else.
+        """
+        from torch2rt.quantize.table import CalibrationTable
+
+        data = self.engine.calibration
+        return CalibrationTable.from_json(data) if data is not None else None
 
     def report(self, path: str | os.PathLike[str] | None = None) -> str:
         """What became of every node, and why; also written to ``path`` (JSON if ``.json``)."""

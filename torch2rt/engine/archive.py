@@ -55,6 +55,7 @@ def engine_file(engine: Engine) -> EngineFile:
             for layer in network.layers
         },
         report=engine.report,
+        calibration=_without_histograms(engine.calibration),
         environment={
             "backend": engine.backend.fingerprint(), "python": platform.python_version(),
         },
@@ -87,7 +88,15 @@ def _engine(file: EngineFile, path: str, device: str | None) -> Engine:
     return Engine(
         network, usable, backend, precision=file.precision, calls=file.calls, report=file.report,
         weights=EngineWeights(file.constants, file.blobs if is_same_machine else None),
+        calibration=file.calibration,
     )
+
+
+def _without_histograms(calibration: dict[str, Any] | None) -> dict[str, Any] | None:
+    """A calibration table as an engine file keeps it: ranges and thresholds."""
+    if calibration is None:
+        return None
+    return {key: value for key, value in calibration.items() if key != "histograms"}
 
 
 def _backend(built_for: str, asked: str | None) -> Backend:

@@ -63,13 +63,14 @@ class Engine:
         self, network: Network, plans: Sequence[Plan], backend: Backend, *,
         precision: str = "fp32", calls: Mapping[str, Any] | None = None,
         report: Mapping[str, Any] | None = None, max_plans: int = MAX_PLANS,
-        weights: EngineWeights | None = None,
+        weights: EngineWeights | None = None, calibration: Mapping[str, Any] | None = None,
     ) -> None:
         self.network = network
         self.backend = backend
         self.precision = precision
         self.calls = dict(calls or {})
         self.report = dict(report or {})
+        self.calibration = dict(calibration) if calibration is not None else None
         self.max_plans = max_plans
         arrays = {t.name: t.data for t in network.constants if t.data is not None}
         self.weights = weights if weights is not None else EngineWeights(arrays)

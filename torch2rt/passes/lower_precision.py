@@ -13,12 +13,16 @@ float16 ends at 65504, so there also stay float32: values that grow faster than 
     x^2: f16 -> f32, mean: f32 -> f32, x * rsqrt(mean + eps): (f16, f32) -> f16
 A number beyond the range, such as the -1e9 of a mask, becomes the largest that float16 holds; a
 weight beyond it is a PrecisionError.
+
+Calibration finds more: layers that read or write one of the tensors in ``wide`` stay float32, and
+so do those of which ``is_kept`` says so.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable, Collection
 
 import numpy as np
 
@@ -51,8 +55,13 @@ class LowerPrecision(Pass):
 
     name = "lower_precision"
 
-    def __init__(self, dtype: DType = DType.BFLOAT16) -> None:
+    def __init__(
+        self, dtype: DType = DType.BFLOAT16, *, wide: Collection[str] = (),
+        is_kept: Callable[[Layer], bool] | None = None,
+    ) -> None:
         self.dtype = dtype
+        self.wide = frozenset(wide)
+        self.is_kept = is_kept
 
     def run(self, network: Network, log: Log) -> bool:
         """Insert casts at the borders; a second run finds nothing to do.
@@ -62,13 +71,14 @@ class LowerPrecision(Pass):
         casts: dict[tuple[Tensor, DType], Tensor] = {}
         wide = [n for n, tensor in network.outputs.items() if tensor.dtype is DType.FLOAT32]
         lowered: set[Tensor] = set()
-        kept: set[Tensor] = set()
+        kept = {tensor for tensor in network.inputs.values() if tensor.name in self.wide}
         changed = False
         for layer in network.layers:
             if _is_cast(layer):
                 continue
-            is_low = layer.kind.name in TOLERANT and _has_float_result(layer)
-            if is_low and self.dtype is DType.FLOAT16 and _outgrows_float16(layer, kept):
+            is_tolerant = layer.kind.name in TOLERANT or layer.kind.computes_in(self.dtype)
+            is_low = is_tolerant and _has_float_result(layer)
+            if is_low and self._stays_wide(layer, kept):
                 kept.update(layer.outputs)
                 is_low = False
                 if isinstance(layer.kind, Pointwise):
@@ -84,6 +94,16 @@ class LowerPrecision(Pass):
             if is_low:
                 changed |= self._lower_results(network, layer, lowered)
         return self._restore_outputs(network, wide, casts, lowered) or changed
+
+    def _stays_wide(self, layer: Layer, kept: set[Tensor]) -> bool:
+        """Whether a layer that could be lowered computes in float32 and gives float32."""
+        if self.is_kept is not None and self.is_kept(layer):
+            return True
+        if any(output.name in self.wide for output in layer.outputs):
+            return True
+        if not isinstance(layer.kind, Pointwise) and any(t.name in self.wide for t in layer.inputs):
+            return True
+        return self.dtype is DType.FLOAT16 and _outgrows_float16(layer, kept)
 
     def _lowered(
         self, network: Network, layer: Layer, index: int,

@@ -130,6 +130,23 @@ def first_call(model: torch.nn.Module, batch: object) -> Arguments:
     return _first_call(batch, parameters)
 
 
+def arguments_seen(
+    model: torch.nn.Module, module: torch.nn.Module, calls: Iterable[Arguments]
+) -> Iterator[Arguments]:
+    """The arguments of every call of a sub-module while the model runs, call by call."""
+    for args, kwargs in calls:
+        seen: list[Arguments] = []
+        handle = module.register_forward_pre_hook(
+            lambda _, args, kwargs, seen=seen: seen.append((args, kwargs)), with_kwargs=True
+        )
+        try:
+            with torch.no_grad():
+                model(*args, **kwargs)
+        finally:
+            handle.remove()
+        yield from seen
+
+
 _LABELS = frozenset({"label", "labels", "target", "targets"})
 
 

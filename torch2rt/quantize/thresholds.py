@@ -2,7 +2,8 @@
 
 - ``entropy``: the threshold whose 128 levels lose least information about the distribution (KL).
   Zeros are left out: they are exact at every scale. After TensorRT (GTC 2017).
-- ``entropy_doubling``: the later variant: 1024 bins, the first one dropped, 127 levels.
+- ``entropy_doubling``: the later variant: 1024 bins, the first one dropped, 127 levels. Both keep
+  the largest magnitude of a tensor of which too few values were seen.
 - ``minmax``: the largest magnitude seen.
 - ``percentile``: at most that many percent of the values are below; ``percentile:99.9`` names it.
 - ``mse``: the least mean squared error of rounding and clipping together.
@@ -21,7 +22,11 @@ from torch2rt.quantize.histogram import BINS, NUMERICAL_ZERO, Counts, Floats, Hi
 
 METHODS = ("entropy", "entropy_doubling", "minmax", "percentile", "mse")
 BEST = "best"
+DEFAULT_METHOD = "entropy"
 DEFAULT_PERCENTILE = 99.99
+# With fewer values to a bin a histogram shows the sample and not the distribution: clipping by it
+# takes what was seldom for what is never.
+_PER_BIN = 10
 _STEPS = 127  # on each side of zero, of an 8-bit integer
 _CANDIDATES = 160  # thresholds that the mean squared error is computed of
 
@@ -74,7 +79,7 @@ def _entropy_doubling(histogram: Histogram) -> float | None:
 
 
 def _least_divergence(counts: Counts, width: float, levels: int) -> float | None:
-    if counts.size < levels or not counts.any():
+    if counts.size < levels or counts.sum() < _PER_BIN * counts.size:
         return None
     divergence = divergences(counts, levels)
     best = int(np.argmin(divergence))

@@ -1,0 +1,163 @@
+"""The calibration step of a conversion: from what a user passed to the table of the network."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+
+from torch2rt.calls.pytree import CallSpec
+from torch2rt.errors import ConfigError
+from torch2rt.network.network import Network
+from torch2rt.quantize.best import HELD_OUT, Evaluate, best_table
+from torch2rt.quantize.calibrator import (
+    Inputs,
+    Observations,
+    observable_names,
+    observe_batches,
+    table_of,
+)
+from torch2rt.quantize.loader import CalibrationLoader, network_inputs
+from torch2rt.quantize.table import CalibrationTable
+from torch2rt.quantize.thresholds import BEST, DEFAULT_METHOD, parse_method
+
+# Magnitudes seen so near the end of float16 are likely to pass it on other data.
+_FLOAT16_SAFE = 65504.0 / 2
+
+_TABLES = (CalibrationTable, str, os.PathLike)
+Source: TypeAlias = "CalibrationTable | CalibrationLoader"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a user said of calibration, checked.
+
+    ``source`` is a loader or a finished table, ``where`` its path for messages; ``before`` a table
+    that a loader goes on from; ``batches`` how many to take at most.
+    """
+
+    source: Source
+    where: str = "table"
+    method: str = DEFAULT_METHOD
+    batches: int | None = None
+    before: CalibrationTable | None = None
+
+    @property
+    def loader(self) -> CalibrationLoader | None:
+        """The loader, if it is one."""
+        return self.source if isinstance(self.source, CalibrationLoader) else None
+
+
+def calibration_from_options(
+    calibration: object, method: str, batches: int | None, table: object
+) -> Calibration | None:
+    """The options of `convert` together; None where nothing is to be calibrated.
+
+    ConfigError for unusable values, CalibrationError for a file that is no table.
+    """
+    if method != BEST:
+        parse_method(method)
+    if batches is not None and (type(batches) is not int or batches < 1):
+        raise ConfigError(
+            option="calibration_batches", value=batches, reason="it counts batches",
+            remedy="Pass a positive integer, or None for all that the loader gives.",
+        )
+    before = _table(table) if table is not None else None
+    if calibration is None:
+        return None if before is None else Calibration(before, _where(table))
+    if not is_loader(calibration):
+        if before is not None:
+            raise ConfigError(
+                option="calibration_table", value=_where(table), reason="calibration is a table "
+                "already", remedy="Merge them: first.merge(second).",
+            )
+        return Calibration(_table(calibration), _where(calibration), method)
+    return Calibration(
+        CalibrationLoader(calibration), method=method, batches=batches, before=before,
+        where=_where(table),
+    )
+
+
+def calibrate(
+    calibration: Calibration, network: Network, spec: CallSpec, fingerprint: str, *,
+    device: torch.device | None = None, progress: bool = False,
+    evaluate: Callable[[list[Inputs]], Evaluate] | None = None,
+) -> CalibrationTable:
+    """The table of a network: the one given, or by running the network over the loader.
+
+    ``evaluate`` makes of held-out batches what tells the error of a table; it is needed for the
+    method "best". CalibrationError for data that does not fit and for a table of another model.
+    """
+    known = calibration.before
+    if isinstance(calibration.source, CalibrationTable):
+        known = calibration.source
+    if known is not None:
+        known.check_fits(fingerprint, observable_names(network), calibration.where)
+    if isinstance(calibration.source, CalibrationTable):
+        return calibration.source
+    observations = Observations.of_table(known) if known is not None else Observations()
+    loader = calibration.source
+    inputs: Iterator[Inputs] = network_inputs(
+        loader, spec, network, device=device, limit=calibration.batches
+    )
+    held: list[Inputs] = []
+    if calibration.method == BEST:
+        inputs = _hold_out(inputs, held)
+    observe_batches(
+        network, inputs, observations, device=device, progress=progress,
+        count=_count(loader, calibration.batches),
+    )
+    is_best = calibration.method == BEST
+    table = table_of(
+        network, observations, fingerprint=fingerprint, before=known,
+        method=DEFAULT_METHOD if is_best else calibration.method,
+    )
+    return best_table(table, evaluate(held)) if is_best and evaluate is not None else table
+
+
+def is_loader(calibration: object) -> bool:
+    """Whether the option `calibration` gives batches, and not a table or nothing."""
+    return calibration is not None and not isinstance(calibration, _TABLES)
+
+
+def wide_tensors(table: CalibrationTable) -> frozenset[str]:
+    """The tensors that float16 may not hold, by what calibration saw."""
+    return frozenset(
+        name for name, row in table.rows.items()
+        if max(abs(row.minimum), abs(row.maximum), row.threshold) > _FLOAT16_SAFE
+    )
+
+
+def _hold_out(inputs: Iterator[Inputs], held: list[Inputs]) -> Iterator[Inputs]:
+    """All but the last batches, which end in ``held``; where there are no others, those too."""
+    has_others = False
+    for batch in inputs:
+        held.append(batch)
+        if len(held) > HELD_OUT:
+            has_others = True
+            yield held.pop(0)
+    if not has_others:
+        yield from tuple(held)
+
+
+def _count(loader: CalibrationLoader, limit: int | None) -> int | None:
+    counts = [count for count in (loader.count, limit) if count is not None]
+    return min(counts, default=None)
+
+
+def _table(given: object) -> CalibrationTable:
+    if isinstance(given, CalibrationTable):
+        return given
+    if isinstance(given, str | os.PathLike):
+        return CalibrationTable.load(given)
+    raise ConfigError(
+        option="calibration_table", value=type(given).__name__, reason="it is no calibration table",
+        remedy="Pass a CalibrationTable or the path of one.",
+    )
+
+
+def _where(given: object) -> str:
+    return os.fspath(given) if isinstance(given, str | os.PathLike) else "table"

@@ -1,0 +1,104 @@
+"""The steps of a conversion that calibration and precision take."""
+
+from __future__ import annotations
+
+import torch
+
+from torch2rt.backends.backend import Backend
+from torch2rt.calls.pytree import CallSpec
+from torch2rt.config import BuildConfig
+from torch2rt.errors import ConfigError
+from torch2rt.inspect.verify import exact_float32
+from torch2rt.layers.quantize import Quantize
+from torch2rt.network.dtype import DType
+from torch2rt.network.network import Network
+from torch2rt.passes.allow_tf32 import AllowTf32
+from torch2rt.passes.base import Log, run_passes
+from torch2rt.passes.lower_precision import LowerPrecision
+from torch2rt.passes.pipeline import optimize
+from torch2rt.quantize.best import Evaluate, output_error
+from torch2rt.quantize.calibrate import Calibration, calibrate, wide_tensors
+from torch2rt.quantize.calibrator import Inputs
+from torch2rt.quantize.insert import insert_quantization
+from torch2rt.quantize.table import CalibrationTable
+
+_HALVES = {"bf16": DType.BFLOAT16, "fp16": DType.FLOAT16}
+# What layers compute in that 8 bits are not for, unless overrides ask for a 16-bit float.
+_BESIDE_INT8 = {"cuda": "fp16", "cpu": "fp32"}
+
+
+def needs_calibration(
+    precision: str, calibration: Calibration | None, *, is_captured: bool
+) -> None:
+    """ConfigError where a precision needs calibration data, or has no use for what was given.
+
+    A model may bring ranges of its own, which is known when it is captured.
+    """
+    if calibration is not None and precision not in ("int8", "fp16"):
+        raise ConfigError(
+            option="calibration", value=_kind(calibration), reason=f"precision {precision!r} has "
+            "no ranges to calibrate", remedy='Convert with precision="int8", or leave it out.',
+        )
+    if calibration is None and precision == "int8" and not is_captured:
+        raise _no_ranges()
+
+
+def calibrate_network(
+    network: Network, calibration: Calibration | None, spec: CallSpec, fingerprint: str,
+    config: BuildConfig, backend: Backend,
+) -> CalibrationTable | None:
+    """The calibration table of an optimised float32 network, None where none is asked for."""
+    if calibration is None:
+        is_quantized = any(isinstance(layer.kind, Quantize) for layer in network.layers)
+        if config.precision == "int8" and not is_quantized:
+            raise _no_ranges()
+        return None
+    device = torch.device(backend.device)
+
+    def evaluate(held: list[Inputs]) -> Evaluate:
+        return output_error(
+            network, held, target=backend.name, overrides=config.overrides.precision_of,
+            device=device,
+        )
+
+    with exact_float32():
+        return calibrate(
+            calibration, network, spec, fingerprint, device=device, progress=config.progress,
+            evaluate=evaluate,
+        )
+
+
+def set_precision(
+    network: Network, config: BuildConfig, table: CalibrationTable | None, log: Log, target: str
+) -> None:
+    """Give layers the precisions asked for, and optimise what that leaves for the backend."""
+    overrides = config.overrides
+    if config.precision == "int8" and table is not None:
+        insert_quantization(
+            network, table, target=target, overrides=overrides.precision_of, log=log
+        )
+    half = overrides.half
+    if half is None and config.precision == "int8":
+        half = _BESIDE_INT8[target]
+    if half in _HALVES:
+        lowers = (half, "int8")
+        lower = LowerPrecision(
+            _HALVES[half], wide=wide_tensors(table) if table is not None and half == "fp16" else (),
+            is_kept=lambda layer: overrides.precision_of(layer) not in lowers,
+        )
+        run_passes(network, [lower], log=log, check=False)
+    if config.precision == "tf32":
+        run_passes(network, [AllowTf32()], log=log)
+    elif half in _HALVES or config.precision == "int8":
+        optimize(network, log=log, target=target)
+
+
+def _no_ranges() -> ConfigError:
+    return ConfigError(
+        option="calibration", value=None, reason='precision="int8" needs the ranges of tensors',
+        remedy="Pass a DataLoader or another iterable of input batches, or a calibration table.",
+    )
+
+
+def _kind(calibration: Calibration) -> str:
+    return "loader" if calibration.loader is not None else "table"
