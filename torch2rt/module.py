@@ -155,6 +155,16 @@ class RTModule(nn.Module):
         data = self.engine.calibration
         return CalibrationTable.from_json(data) if data is not None else None
 
+    def check_plugins(self, *args: Any, **kwargs: Any) -> list[str]:
+        """Run every plugin between guard bytes on these inputs; the layers that were checked.
+
+        PluginError names a plugin that writes beyond its outputs, changes its inputs, leaves part
+        of an output unwritten, or fails; `convert` does the same on the example inputs.
+        """
+        from torch2rt.inspect.plugins import check_plugins
+
+        return check_plugins(self.engine, self.call_spec.flatten(args, kwargs))
+
     def report(self, path: str | os.PathLike[str] | None = None) -> str:
         """What became of every node, and why; also written to ``path`` (JSON if ``.json``)."""
         from torch2rt.inspect.report import report_text, write_report

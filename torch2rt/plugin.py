@@ -13,6 +13,7 @@ against it. Where none is given, it runs. See docs/plugins.md.
 from __future__ import annotations
 
 import inspect
+import keyword
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias, TypedDict, TypeVar, Unpack, overload
@@ -180,7 +181,7 @@ def ceil_div(size: Dim, block: int) -> Dim:
 def _register_named(
     name: str, version: str, body: Any, fake: Callable[..., Any] | None, given: Implementations
 ) -> Any:
-    if name.count("::") != 1 or not all(part.isidentifier() for part in name.split("::")):
+    if name.count("::") != 1 or not all(map(_is_word, name.split("::"))):
         raise ConfigError(
             option="target", value=name, reason="not a name of a plugin",
             remedy='Names are "namespace::name".',
@@ -191,6 +192,10 @@ def _register_named(
     if overload is not None and not _is_ours(name):
         return _registered(define_operator(name, version, overload, body, given))
     return _registered(define_function(name, version, body, fake, given))
+
+
+def _is_word(text: str) -> bool:
+    return text.isidentifier() and not keyword.iskeyword(text)
 
 
 def _register_class(

@@ -49,7 +49,7 @@ def step_errors(engine: Engine, inputs: Sequence[torch.Tensor]) -> list[StepErro
     """The error of every step on these inputs, in order of execution."""
     runnable = engine.runnable(tuple(tuple(tensor.shape) for tensor in inputs))
     context = Context(runnable.executable)
-    kept = _bind(context, runnable, inputs, torch.device(engine.backend.device))
+    kept = bind_context(context, runnable, inputs, torch.device(engine.backend.device))
     errors = []
     executable = runnable.executable
     steps = zip(executable.steps, context.calls_per_step, strict=True)
@@ -77,7 +77,7 @@ def first_overflow(engine: Engine, inputs: Sequence[torch.Tensor]) -> StepError 
     return next((error for error in step_errors(engine, inputs) if error.overflows), None)
 
 
-def _bind(
+def bind_context(
     context: Context, runnable: Runnable, inputs: Sequence[torch.Tensor], device: torch.device
 ) -> list[torch.Tensor]:
     """Point the context at inputs and fresh outputs, which the caller keeps alive."""

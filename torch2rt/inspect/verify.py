@@ -15,6 +15,7 @@ from torch2rt.calls.pytree import OutputSpec
 from torch2rt.engine.engine import Engine
 from torch2rt.errors import OverflowInPrecisionError, VerificationError
 from torch2rt.inspect.bisect import StepError, first_off, first_overflow
+from torch2rt.inspect.plugins import check_plugins
 from torch2rt.inspect.tolerance import NETWORK, relative_error
 from torch2rt.network.network import Network
 
@@ -33,7 +34,9 @@ def verify_engine(
     ``network`` (the captured one, before any pass) in float64: it may be a few times as far from
     that as the model is when it computes in that precision. VerificationError names the output
     and the first layer that is off; OverflowInPrecisionError, the one that leaves the range.
+    PluginError names a plugin that writes where it must not.
     """
+    check_plugins(engine, inputs)
     names = [binding.name for binding in engine.bindings.outputs]
     # What is replayed later on a device is not what its first run does: the worst run counts.
     runs = [run_engine(engine, inputs) for _ in range(engine.backend.runs_to_settle)]
