@@ -32,6 +32,7 @@ from torch2rt.backends.cpu.post_ops import Link, Links
 from torch2rt.backends.cpu.quantized import (
     WEIGHT_SCALE,
     Start,
+    integer_refusal,
     is_quantized,
     scale_memory,
     take_start,
@@ -308,5 +309,10 @@ def epilogue_refusal(spec: LayerSpec) -> Refusal | None:
     for tensor in spec.inputs[spec.main_count :]:
         if data_type(tensor.dtype) is None:
             return Refusal(f"oneDNN reads no {tensor.dtype.value} in an epilogue")
+    first = DType.INT32 if is_quantized(spec) else DType.FLOAT32
+    dtypes = (first, *(tensor.dtype for tensor in spec.inputs[spec.main_count :]))
+    reason = integer_refusal(spec.epilogue, dtypes, spec.outputs[0].dtype)
+    if reason is not None:
+        return reason
     missing = missing_op(spec.epilogue, is_double=False)
     return Refusal(f"neither oneDNN nor numpy has {missing}") if missing is not None else None

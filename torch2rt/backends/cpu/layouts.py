@@ -38,8 +38,12 @@ def computes_in(dtype: DType) -> bool:
 
 
 def is_supported_float(spec: LayerSpec) -> Refusal | None:
-    """A refusal unless the layer's tensors are floats with fast kernels and the epilogue fits."""
-    for tensor in (*spec.inputs[: spec.main_count], *spec.outputs):
+    """A refusal unless the layer's tensors are floats with fast kernels and the epilogue fits.
+
+    An epilogue may store in 8 bits.
+    """
+    stored = [output for output in spec.outputs if output.dtype not in EIGHT_BITS]
+    for tensor in (*spec.inputs[: spec.main_count], *(stored if spec.epilogue else spec.outputs)):
         if tensor.dtype not in _FLOATS:
             return Refusal(f"{tensor.dtype.value} is not computed by oneDNN's float kernels")
         if not computes_in(tensor.dtype):

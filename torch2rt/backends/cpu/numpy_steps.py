@@ -21,6 +21,7 @@ from torch2rt.backends.cpu.onednn import Arg, DataType, Memory, MemoryDesc
 from torch2rt.backends.cpu.steps import ArrayOperand, Operand, Source, StepBuilder
 from torch2rt.backends.spec import TensorSpec
 from torch2rt.backends.tactic import Unprepared
+from torch2rt.layers.accumulator import EIGHT_BITS
 from torch2rt.network.dtype import Array, DType
 
 _DTYPES = {
@@ -91,4 +92,8 @@ def _run(
         convert(operand) if convert is not None else operand
         for convert, operand in zip(widen, operands, strict=True)
     ]
-    store(out, evaluate(values), dtype)
+    result = evaluate(values)
+    if dtype in EIGHT_BITS:  # as oneDNN stores a float in 8 bits
+        limits = np.iinfo(dtype.numpy)
+        result = np.clip(np.rint(result), limits.min, limits.max)
+    store(out, result, dtype)

@@ -11,7 +11,7 @@ is read as it is stored: x + c r = c (x / c + r), where 1 / c goes into scale an
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,6 +21,7 @@ from torch2rt.backends.cpu.onednn import Algorithm, Arg, DataType, Memory, Memor
 from torch2rt.backends.cpu.post_ops import Link, Links
 from torch2rt.backends.cpu.steps import StepBuilder
 from torch2rt.backends.spec import LayerSpec
+from torch2rt.backends.tactic import Refusal
 from torch2rt.layers.accumulator import EIGHT_BITS
 from torch2rt.network.dtype import Array, DType
 
@@ -30,6 +31,31 @@ WEIGHT_SCALE = scale_arg(Arg.weights)
 def is_quantized(spec: LayerSpec) -> bool:
     """Whether a contraction multiplies 8-bit integers."""
     return all(tensor.dtype in EIGHT_BITS for tensor in spec.inputs[:2])
+
+
+def integer_refusal(
+    root: ex.Expression, dtypes: Sequence[DType], stored: DType
+) -> Refusal | None:
+    """Why an expression of integers is not what oneDNN computes, or None.
+
+    It computes in float32, and stores 8 bits rounded and saturated: so integers must be converted
+    to float where they are read, and a result of 8 bits must be rounded and clamped.
+    ``dtypes`` are those of i0, i1, ...
+    """
+    for node in ex.walk(root):
+        if not isinstance(node, ex.Apply) or node.op == "to_float32":
+            continue
+        for argument in node.arguments:
+            if isinstance(argument, ex.Input) and dtypes[argument.index].is_integer:
+                return Refusal(f"{node.op} of {dtypes[argument.index].value}")
+    if stored in EIGHT_BITS:
+        match root:
+            case ex.Apply(op, (ex.Apply("clamp", (ex.Apply("round"), _, _)),)) if (
+                op == f"to_{stored.value}"
+            ):
+                return None
+        return Refusal(f"a result in {stored.value} that is not rounded and clamped")
+    return None
 
 
 def without_rounding(root: ex.Expression, dtype: DType) -> ex.Expression:

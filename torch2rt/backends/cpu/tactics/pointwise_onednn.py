@@ -13,9 +13,11 @@ from torch2rt.backends.cpu.layouts import computes_in, spatial_layouts
 from torch2rt.backends.cpu.numpy_expression import missing_op
 from torch2rt.backends.cpu.onednn import DataType, MemoryDesc
 from torch2rt.backends.cpu.post_ops import unsupported_op
+from torch2rt.backends.cpu.quantized import integer_refusal, without_rounding
 from torch2rt.backends.cpu.steps import StepBuilder
 from torch2rt.backends.spec import LayerSpec, Layout, LayoutChoice
 from torch2rt.backends.tactic import Prepared, Refusal, Tactic, Unprepared, Weights
+from torch2rt.layers.accumulator import EIGHT_BITS
 from torch2rt.layers.pointwise import Pointwise
 from torch2rt.network.dtype import DType
 
@@ -29,17 +31,21 @@ class PointwiseChains(Tactic):
     kinds: ClassVar[tuple[str, ...]] = ("pointwise",)
 
     def supports(self, spec: LayerSpec) -> Refusal | None:
-        """Floats, ops that oneDNN has, and one operand with the whole shape."""
+        """Floats and bytes, ops that oneDNN has, and one operand with the whole shape."""
         output = spec.outputs[0]
         if not any(tensor.shape == output.shape for tensor in spec.inputs):
             return Refusal("no operand has the whole shape of the result")
         for tensor in (*spec.inputs, output):
-            if tensor.dtype is DType.BOOL:
+            if tensor.dtype is DType.BOOL or tensor.dtype in EIGHT_BITS:
                 continue
             if tensor.dtype not in _FLOATS or not computes_in(tensor.dtype):
                 return Refusal(f"{tensor.dtype.value} is not computed by oneDNN here")
         if output.rank > MAX_RANK:
             return Refusal(f"{output.rank} axes")
+        dtypes = [tensor.dtype for tensor in spec.inputs]
+        reason = integer_refusal(whole_expression(spec), dtypes, output.dtype)
+        if reason is not None:
+            return reason
         missing = unsupported_op(expression_of(spec))
         if missing is None:
             return None
@@ -82,7 +88,7 @@ class PointwiseChains(Tactic):
             index for index, tensor in enumerate(spec.inputs) if tensor.dtype is DType.BOOL
         )
         steps = ExpressionSteps(builder, leaves, layout_of, booleans)
-        steps.store(expression_of(spec), target)
+        steps.store(without_rounding(expression_of(spec), output.dtype), target)
         if len(builder.steps) == 1:
             builder.may_overwrite = tuple(
                 index for index, tensor in enumerate(spec.inputs)
@@ -96,10 +102,15 @@ MAX_RANK = 6
 
 def expression_of(spec: LayerSpec) -> ex.Expression:
     """The layer's expression with its epilogue, without a final cast to the result's own dtype."""
+    return without_root_cast(whole_expression(spec), spec.outputs[0].dtype)
+
+
+def whole_expression(spec: LayerSpec) -> ex.Expression:
+    """The layer's expression with its epilogue."""
     if not isinstance(spec.kind, Pointwise):
         raise Unprepared(f"{spec.kind.name} is not pointwise")
     root = spec.kind.expression
     if spec.epilogue is not None:
         shifted = ex.shift_inputs(spec.epilogue, 1, spec.main_count - 1)
         root = ex.substitute_inputs(shifted, {0: root})
-    return without_root_cast(root, spec.outputs[0].dtype)
+    return root

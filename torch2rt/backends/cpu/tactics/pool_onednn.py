@@ -12,6 +12,7 @@ from torch2rt.backends.cpu.onednn import Algorithm, Arg, Attributes, MemoryDesc,
 from torch2rt.backends.cpu.steps import StepBuilder
 from torch2rt.backends.spec import LayerSpec, LayoutChoice
 from torch2rt.backends.tactic import Prepared, Refusal, Tactic, Unprepared, Weights
+from torch2rt.layers.accumulator import EIGHT_BITS
 from torch2rt.layers.pool import Pool
 
 
@@ -22,12 +23,15 @@ class Pooling(Tactic):
     kinds: ClassVar[tuple[str, ...]] = ("pool",)
 
     def supports(self, spec: LayerSpec) -> Refusal | None:
-        """Floats; padding smaller than the window."""
+        """Floats, and maxima of bytes; padding smaller than the window."""
         kind = _kind(spec)
         reach = [(k - 1) * d + 1 for k, d in zip(kind.kernel, kind.dilation, strict=True)]
         for paddings in (kind.padding_before, kind.padding_after):
             if any(p >= k for p, k in zip(paddings, reach, strict=True)):
                 return Refusal("a window lies in the padding alone")
+        dtypes = {tensor.dtype for tensor in (*spec.inputs, *spec.outputs)}
+        if kind.mode == "max" and spec.epilogue is None and dtypes <= set(EIGHT_BITS):
+            return None
         return is_supported_float(spec)
 
     def layouts(self, spec: LayerSpec) -> Sequence[LayoutChoice]:
