@@ -43,12 +43,12 @@ def suppress(
     per_box = scores.size // max(len(boxes), 1)
     greedy = _Greedy(boxes, categories, per_box, chosen, options)
     left = chosen
-    while left.size and not greedy.is_full:
+    while left.size and not greedy.is_full():
         pool, left = _best(left, scores, max(_POOL, 4 * options.max_output))
         order = pool[np.argsort(-scores[pool], kind="stable")]
         for start in range(0, order.size, _CHUNK):
             greedy.take(order[start : start + _CHUNK])
-            if greedy.is_full:
+            if greedy.is_full():
                 break
     return np.array(greedy.kept[: options.max_output], np.int64)
 
@@ -84,7 +84,6 @@ class _Greedy:
         self._kept_boxes = np.empty((4, options.max_output), np.float32)
         self._kept_categories = np.empty(options.max_output, np.int64)
 
-    @property
     def is_full(self) -> bool:
         """Whether enough is kept."""
         return len(self.kept) >= self.options.max_output
@@ -112,7 +111,7 @@ class _Greedy:
             self._kept_boxes[:, len(self.kept)] = corners[:, i]
             self._kept_categories[len(self.kept)] = group[i] if group is not None else 0
             self.kept.append(int(chunk[i]))
-            if self.is_full:
+            if self.is_full():
                 return
             dead |= beats[i]
 
