@@ -25,7 +25,9 @@ BLOCK_M = 128
 STORE_ROWS = 64  # the result is staged and stored by halves of a tile
 ROW_BYTES = 128  # of an operand's tile in a stage: what one swizzled row holds
 THREADS = 384
-AHEAD = 4  # groups of eight columns whose operands of the epilogue are read together
+# Groups of eight columns whose operands of the epilogue are read together, by the width of tiles:
+# what is left of the registers beside the sums.
+AHEAD = {128: 8, 192: 2}
 _ALIGNMENT = 1024
 _BARRIER_BYTES = 1024
 
@@ -98,7 +100,7 @@ def product_source(form: ProductForm) -> str:
     accumulator = "i32" if form.dtype is DType.INT8 else "float"
     constants = {
         "BN": form.block_n, "STAGES": form.stages, "SHARES_A": int(form.shares_a),
-        "IS_EVEN": int(form.is_even), "HAS_PAIRS": int(form.has_pairs), "AHEAD": AHEAD,
+        "IS_EVEN": int(form.is_even), "HAS_PAIRS": int(form.has_pairs), "AHEAD": AHEAD[form.block_n],
         "A_BYTES": BLOCK_M * ROW_BYTES,
         "B_BYTES": form.block_n * ROW_BYTES, "BK": form.block_k,
         "STAGING_BYTES": form.staging_bytes, "STORE_COLUMNS": form.store_columns,
@@ -269,21 +271,26 @@ template <class T> T2R_DEVICE void read_pair(
 }
 
 // Two neighbours of a row of the result, where the store's map expects them. Loads of what the
-// epilogue reads may pass it; the fence before the store does not let it pass.
+// epilogue reads do not pass it: more of them at once than AHEAD says would not fit the registers.
 T2R_DEVICE void put(u32 at, float low, float high) {
     const u32 word = pack2<Half>(low, high);
-    asm volatile("st.shared.b32 [%0], %1;" :: "r"(at), "r"(word));
+    asm volatile("st.shared.b32 [%0], %1;" :: "r"(at), "r"(word) : "memory");
 }
 T2R_DEVICE void put(u32 at, i8 low, i8 high) {
     const u16 word = (u16)(u8)low | (u16)((u16)(u8)high << 8);
-    asm volatile("st.shared.b16 [%0], %1;" :: "r"(at), "h"(word));
+    asm volatile("st.shared.b16 [%0], %1;" :: "r"(at), "h"(word) : "memory");
 }
-T2R_DEVICE u32 place_in_store(int row, int column) {
-    const int box = column / STORE_COLUMNS;
-    const int byte = column % STORE_COLUMNS * (int)sizeof(Result);
+// Chunks of 16 bytes of a row are swizzled by the row's number, as the store's map expects.
+T2R_DEVICE u32 corner_in_store(u32 staging, int row, int column) {
     const int twist = STORE_ROW_BYTES == 128 ? row & 7 : (row >> 1) & 3;
-    return box * 64 * STORE_ROW_BYTES + row * STORE_ROW_BYTES
-         + ((byte >> 4 ^ twist) << 4) + (byte & 15);
+    return (staging + row * STORE_ROW_BYTES + column * (int)sizeof(Result)) ^ (twist << 4);
+}
+// Of eight columns further right, ``j`` times, and eight rows further down, ``part`` times.
+T2R_DEVICE u32 place_in_store(u32 corner, int j, int part) {
+    const int byte = 8 * (int)sizeof(Result) * j;
+    const int box = byte / STORE_ROW_BYTES, inside = byte % STORE_ROW_BYTES;
+    return (corner ^ (inside & ~15)) + (inside & 15) + box * 64 * STORE_ROW_BYTES
+         + part * 8 * STORE_ROW_BYTES;
 }
 """
 
@@ -307,6 +314,7 @@ T2R_DEVICE void finish(
     if (thread == 0) stores_have_read();
     named_sync(name, 128);
     const int lane = thread % 32, y_row = thread / 32 * 16 + lane / 4, y_column = lane % 4 * 2;
+    const u32 corner = corner_in_store(staging, y_row, y_column);
     @SCALARS@
 #pragma unroll
     for (int first = 0; first < BN / 8; first += AHEAD) {
@@ -326,8 +334,8 @@ T2R_DEVICE void finish(
 #pragma unroll
             for (int part = 0; part < 2; part++) {
                 const int at = 4 * (first + j) + 2 * part;
-                put(staging + place_in_store(y_row + 8 * part, 8 * (first + j) + y_column),
-                    epilogue(d[at]@REST0@), epilogue(d[at + 1]@REST1@));
+                put(place_in_store(corner, first + j, part), epilogue(d[at]@REST0@),
+                    epilogue(d[at + 1]@REST1@));
             }
         }
     }

@@ -68,7 +68,9 @@ class Pool(LayerKind):
             lowest = -math.inf if x.is_floating_point() else torch.iinfo(x.dtype).min
             function = getattr(torch.nn.functional, f"max_pool{spatial}d")
             padded = self._padded(x, lowest)
-            return (function(padded, self.kernel, self.stride, 0, self.dilation),)
+            # Torch pools no bytes on a GPU.
+            wide = padded.float() if x.itemsize == 1 else padded
+            return (function(wide, self.kernel, self.stride, 0, self.dilation).to(x.dtype),)
         function = getattr(torch.nn.functional, f"avg_pool{spatial}d")
         mean = function(self._padded(x, 0), self.kernel, self.stride)
         if self.count_padding:
