@@ -100,8 +100,8 @@ def product_source(form: ProductForm) -> str:
     accumulator = "i32" if form.dtype is DType.INT8 else "float"
     constants = {
         "BN": form.block_n, "STAGES": form.stages, "SHARES_A": int(form.shares_a),
-        "IS_EVEN": int(form.is_even), "HAS_PAIRS": int(form.has_pairs), "AHEAD": AHEAD[form.block_n],
-        "A_BYTES": BLOCK_M * ROW_BYTES,
+        "IS_EVEN": int(form.is_even), "HAS_PAIRS": int(form.has_pairs),
+        "AHEAD": AHEAD[form.block_n], "A_BYTES": BLOCK_M * ROW_BYTES,
         "B_BYTES": form.block_n * ROW_BYTES, "BK": form.block_k,
         "STAGING_BYTES": form.staging_bytes, "STORE_COLUMNS": form.store_columns,
         "STORE_ROW_BYTES": form.store_row_bytes,

@@ -29,6 +29,7 @@ from torch2rt.layers.matmul import Matmul
 from torch2rt.lazy_torch import torch
 from torch2rt.torch_values import constant_from_torch
 
+BUDGET_MS = 30.0  # for all candidates of a layer
 GELU, BIAS, RESIDUAL = "gelu(add(i0,i1))", "add(i0,i1)", "add(add(i0,i1),i2)"
 RELU = "relu(add(i0,i1))"
 RELU_RESIDUAL = "relu(add(add(i0,i1),i2))"
@@ -94,7 +95,7 @@ def main() -> None:
                     if any(part in tactic.name for part in wanted)
                     for choice in tactic.layouts(spec)
                 ]
-            trial = Trial(backend, BlobWeights(arrays), BlobCache(), checker, 60.0)
+            trial = Trial(backend, BlobWeights(arrays), BlobCache(), checker, BUDGET_MS)
             results = trial.run(found)
             flops = spec.kind.flops([_type(i) for i in spec.inputs[:2]], [_type(spec.outputs[0])])
             rows = sorted(zip(results, found, strict=True), key=lambda row: row[0][0])
