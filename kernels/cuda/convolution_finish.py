@@ -28,21 +28,34 @@ T2R_DEVICE void read_channels(float (&values)[V], const T* address, int c) {
     }
 }
 
-template <int V, int WIDTH, int STEP, int CHANNELS, class T>
-T2R_DEVICE void write_channels(T* address, const float (&values)[V], int c) {
+template <class T, int N> T2R_DEVICE void store_made(T* address, const float (&values)[N]) {
+    store_floats<T, N>(address, values);
+}
+template <class T, int N> T2R_DEVICE void store_made(i8* address, const i8 (&values)[N]) {
+    Vec<i8, N> stored;
+#pragma unroll
+    for (int i = 0; i < N; i++) stored[i] = values[i];
+    store_vec<i8, N>(address, stored);
+}
+template <class T> T2R_DEVICE T to_result(float value) { return from_float<T>(value); }
+template <class T> T2R_DEVICE i8 to_result(i8 value) { return value; }
+
+// Values are bytes already, or floats that are rounded here.
+template <int V, int WIDTH, int STEP, int CHANNELS, class T, class Made>
+T2R_DEVICE void write_channels(T* address, const Made (&values)[V], int c) {
     if (CHANNELS % V == 0 || c + V <= CHANNELS) {
         constexpr int N = WIDTH < V ? WIDTH : V;
 #pragma unroll
         for (int i = 0; i < V; i += N) {
-            float piece[N];
+            Made piece[N];
 #pragma unroll
             for (int j = 0; j < N; j++) piece[j] = values[i + j];
-            store_floats<T, N>(address + (Index)i * STEP, piece);
+            store_made<T, N>(address + (Index)i * STEP, piece);
         }
     } else {
 #pragma unroll
         for (int i = 0; i < V; i++)
-            if (c + i < CHANNELS) address[(Index)i * STEP] = from_float<T>(values[i]);
+            if (c + i < CHANNELS) address[(Index)i * STEP] = to_result<T>(values[i]);
     }
 }
 """
@@ -75,6 +88,7 @@ def finish_function(shape: ConvolutionShape) -> str:
         )
         names.append(f" i{number} = v{number}[i];")
     declared = "".join(f" const float{name}" for name in names)
+    made = "i8" if shape.out.type == "i8" else "float"
     return f"""{_ACCESS}
 template <int V>
 T2R_DEVICE void finish(
@@ -82,7 +96,7 @@ T2R_DEVICE void finish(
     Result* __restrict__ out{extra_parameters(shape)}
 ) {{
 {chr(10).join(reads)}
-    float results[V];
+    {made} results[V];
 #pragma unroll
     for (int i = 0; i < V; i++) {{
         const float i0 = sums[i];{declared}

@@ -106,9 +106,16 @@ template <int N> T2R_DEVICE void store_halves(Half* to, const Loaded<float, N>& 
     store_floats<Half, N>(to, taken);
 }
 
+template <int N> T2R_DEVICE void store_halves(Half* to, const Loaded<i8, N>& values) {
+    float taken[N];
+    to_floats<i8, N>(taken, values);
+    store_floats<Half, N>(to, taken);
+}
+
 T2R_DEVICE f16 to_half(f16 value, f16) { return value; }
 T2R_DEVICE bf16 to_half(bf16 value, bf16) { return value; }
 template <class T> T2R_DEVICE T to_half(float value, T) { return from_float<T>(value); }
+template <class T> T2R_DEVICE T to_half(i8 value, T) { return from_float<T>(to_float(value)); }
 
 // 8 pixels of a row, all channels, from column z of row y of the image on.
 T2R_DEVICE void copy_chunk(Half* to, const In* image, int y, int z) {

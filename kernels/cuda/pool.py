@@ -282,7 +282,7 @@ def _lanes(problem: PoolProblem) -> str:
 def lowest(accumulator: str) -> str:
     """What no value of an accumulator type is less than."""
     return {
-        "i64": "(i64)(1ull << 63)", "double": "-(double)t2r_infinity()",
+        "i64": "(i64)(1ull << 63)", "i32": "(i32)(1u << 31)", "double": "-(double)t2r_infinity()",
     }.get(accumulator, "-t2r_infinity()")
 
 

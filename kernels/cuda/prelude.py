@@ -55,7 +55,11 @@ template <> struct RawBytes<16> { typedef uint4 type; };
 _CONVERSIONS = r"""
 T2R_DEVICE float to_float(float x) { return x; }
 T2R_DEVICE float to_float(double x) { return (float)x; }
-T2R_DEVICE float to_float(i8 x) { return (float)x; }
+// Through the mantissa of 1.5 * 2^23: conversion instructions run at an eighth of the rate.
+T2R_DEVICE float t2r_small_to_float(i32 x) {
+    return __uint_as_float((u32)x + 0x4b400000u) - 12582912.0f;
+}
+T2R_DEVICE float to_float(i8 x) { return t2r_small_to_float(x); }
 T2R_DEVICE float to_float(u8 x) { return (float)x; }
 T2R_DEVICE float to_float(i16 x) { return (float)x; }
 T2R_DEVICE float to_float(i32 x) { return (float)x; }
@@ -111,6 +115,11 @@ template <> struct FromFloat<bf16> {
     }
 };
 template <class T> T2R_DEVICE T from_float(float x) { return FromFloat<T>::of(x); }
+
+// The nearest integer, ties to even, cut to low..high, both within -128..127; NaN is one of them.
+T2R_DEVICE i8 t2r_round_i8(float x, float low, float high) {
+    return (i8)__float_as_uint(fminf(fmaxf(x, low), high) + 12582912.0f);
+}
 
 // Two floats rounded into the low and the high half of 32 bits: one instruction.
 template <class T> T2R_DEVICE u32 pack2(float low, float high) {

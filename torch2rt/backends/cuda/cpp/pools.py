@@ -37,7 +37,8 @@ def pool_problem(
         [Axis(size, (a, b)) for size, a, b in zip(_sizes(tensor), *strides, strict=True)]
         for tensor in (x, y)
     )
-    accumulator = accumulator_type(x.dtype)
+    is_byte = x.dtype.itemsize_bytes == 1 and mode == "max"
+    accumulator = "i32" if is_byte else accumulator_type(x.dtype)
     vector = 1
     if is_channels_last:
         around = (read[0], *read[2:], *written[2:])

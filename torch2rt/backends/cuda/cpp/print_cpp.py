@@ -21,6 +21,7 @@ from torch2rt.backends.cuda.cpp.types import (
     promote,
     promote_scalar,
 )
+from torch2rt.backends.cuda.rounding import rounded_bytes
 from torch2rt.kernels.cuda.prelude import c_type
 from torch2rt.network.dtype import DType
 
@@ -109,6 +110,17 @@ class _Printer:
         name = f"t2r_{len(self.statements)}"
         self.statements.append(f"const {compute_type(made.dtype)} {name} = {made.text};")
         return Printed(name, made.dtype)
+
+    def _rounded(self, node: ex.Apply) -> Printed | None:
+        """Floats rounded and cut to bytes at once."""
+        found = rounded_bytes(node)
+        if found is None:
+            return None
+        x, low, high = self.value(found[0]), found[1], found[2]
+        if x.literal is not None or x.dtype is DType.FLOAT64 or not x.dtype.is_float:
+            return None
+        bounds = f"{cpp_literal(low, DType.FLOAT32)}, {cpp_literal(high, DType.FLOAT32)}"
+        return Printed(f"t2r_round_i8({x.text}, {bounds})", DType.INT8)
 
 
 def _count_uses(expression: ex.Expression) -> Counter[ex.Expression]:

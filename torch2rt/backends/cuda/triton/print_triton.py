@@ -9,6 +9,11 @@ import math
 from collections.abc import Callable, Sequence
 
 from torch2rt import expression as ex
+from torch2rt.backends.cuda.rounding import (
+    integer_arithmetic,
+    is_never_negative,
+    rounded_bytes,
+)
 from torch2rt.network.dtype import DType
 
 _IMPORTS = """
@@ -130,7 +135,7 @@ def refusal_reason(
     if expression is None:
         return None
     if out is DType.INT8:
-        bounded = _rounded_bytes(expression)
+        bounded = rounded_bytes(expression)
         if bounded is None:
             return "bytes that are not rounded and clamped"
         expression = bounded[0]
@@ -139,43 +144,10 @@ def refusal_reason(
             return f"an epilogue with {node.op}"
         if not isinstance(node, ex.Input) and node.arguments and ex.arity(node) == 0:
             return f"the epilogue's part {node.text} has no input"
-        if _has_integers(node, integers):
-            return f"integers in {node.text}"
-    if isinstance(expression, ex.Input) and expression.index in integers:
-        return "an epilogue that returns integers"
+    computed = integer_arithmetic(expression, integers)
+    if computed is not None:
+        return f"integers in {computed.text}"
     return None if _reads(expression, 0) else "an epilogue that does not read the result"
-
-
-def _has_integers(node: ex.Expression, integers: frozenset[int]) -> bool:
-    """Whether an op but the conversion to float32 reads an input of integers."""
-    if isinstance(node, ex.Apply) and node.op == "to_float32":
-        return False
-    return any(isinstance(a, ex.Input) and a.index in integers for a in node.arguments)
-
-
-def _rounded_bytes(expression: ex.Expression) -> tuple[ex.Expression, float, float] | None:
-    """(x, low, high) of ``to_int8(clamp(round(x), low, high))``, bounds within a byte's."""
-    match expression:
-        case ex.Apply("to_int8", (ex.Apply("clamp", (ex.Apply("round", (x,)), low, high)),)):
-            if not isinstance(low, ex.Constant) or not isinstance(high, ex.Constant):
-                return None
-            bounds = float(low.value), float(high.value)
-            is_whole = all(bound.is_integer() for bound in bounds)
-            if is_whole and -128 <= bounds[0] <= bounds[1] <= 127:
-                return x, *bounds
-    return None
-
-
-def _is_never_negative(expression: ex.Expression) -> bool:
-    """Whether values are known to be 0 or more, or NaN."""
-    match expression:
-        case ex.Apply("relu" | "abs" | "sigmoid" | "square"):
-            return True
-        case ex.Apply("mul", (x, ex.Constant(value=number))):
-            return number >= 0 and _is_never_negative(x)
-        case ex.Apply("clamp", (_, ex.Constant(value=low), _)):
-            return low >= 0
-    return False
 
 
 def print_epilogue(
@@ -208,10 +180,10 @@ def print_epilogue(
 
 def _text(node: ex.Apply, value: Callable[[ex.Expression], str], is_small: bool) -> str:
     """A node as Triton; bytes are rounded and cut at once."""
-    bounded = _rounded_bytes(node)
+    bounded = rounded_bytes(node)
     if bounded is not None:
         x, low, high = bounded
-        if low <= 0 and _is_never_negative(x):
+        if low <= 0 and is_never_negative(x):
             low = -math.inf
         return f"round_int8({value(x)}, {_literal(low)}, {_literal(high)})"
     if is_small and node == ex.Apply("to_float32", (ex.Input(0),)):

@@ -38,7 +38,7 @@ class DepthwiseTactic(Tactic):
 
     def supports(self, spec: LayerSpec) -> Refusal | None:
         """One filter per channel over one or two axes, constant weights, enough work."""
-        refusal = specs.refusal(spec)
+        refusal = specs.refusal(spec, takes_bytes=True)
         if refusal is not None:
             return refusal
         channels, kind = spec.inputs[0].shape[1], specs.attributes(spec)

@@ -35,8 +35,8 @@ class DirectTactic(Tactic):
         return spec.inputs[1].is_dense
 
     def supports(self, spec: LayerSpec) -> Refusal | None:
-        """Floats."""
-        return specs.refusal(spec)
+        """Floats, and bytes with weights that are constant."""
+        return specs.refusal(spec, takes_bytes=spec.constants[1] is not None)
 
     def layouts(self, spec: LayerSpec) -> Sequence[LayoutChoice]:
         """Images with channels last, sequences row-major. The kernel takes any layout."""

@@ -37,13 +37,15 @@ class PatchTactic(Tactic):
         return spec.inputs[1].is_dense
 
     def supports(self, spec: LayerSpec) -> Refusal | None:
-        """16-bit floats with constant weights, over one or two axes, that fit shared memory."""
-        refusal = specs.refusal(spec)
+        """16-bit floats or bytes, constant weights, one or two axes, what shared memory holds."""
+        refusal = specs.refusal(spec, takes_bytes=True)
         if refusal is not None:
             return refusal
         x, weight = spec.inputs[:2]
-        if weight.dtype not in _HALVES or x.dtype not in (weight.dtype, DType.FLOAT32):
-            return Refusal("not 16-bit floats")
+        if weight.dtype in _HALVES and x.dtype not in (weight.dtype, DType.FLOAT32):
+            return Refusal("not the image's floats")
+        if weight.dtype not in (*_HALVES, DType.INT8):
+            return Refusal("not 16-bit floats or bytes")
         if x.rank > 4:
             return Refusal("three spatial axes")
         if spec.constants[1] is None:
@@ -69,7 +71,9 @@ class PatchTactic(Tactic):
         return None
 
     def _plan(self, spec: LayerSpec) -> PatchPlan:
-        type = c_type(spec.inputs[1].dtype)
+        dtype = spec.inputs[1].dtype
+        # Bytes are multiplied as float16, which holds them and their products' sums exactly.
+        type = c_type(dtype if dtype in _HALVES else DType.FLOAT16)
         return plan_patch(specs.shape_of(spec), type, self.pixels, self.interleaved)
 
     def layouts(self, spec: LayerSpec) -> Sequence[LayoutChoice]:

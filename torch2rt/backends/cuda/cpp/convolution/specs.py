@@ -11,6 +11,7 @@ from torch2rt.backends.cuda.constants import packed_constant
 from torch2rt.backends.cuda.cpp.print_cpp import missing_op, print_cpp
 from torch2rt.backends.cuda.cpp.walks import broadcast_strides
 from torch2rt.backends.cuda.device import Memory
+from torch2rt.backends.cuda.rounding import integer_arithmetic, rounded_bytes
 from torch2rt.backends.spec import LayerSpec, Layout, LayoutChoice, TensorSpec
 from torch2rt.backends.tactic import Refusal, Weights
 from torch2rt.kernels.cuda.convolution_shape import ConvolutionShape, Operand
@@ -21,20 +22,49 @@ from torch2rt.network.dtype import Array, DType
 
 FLOATS = (DType.FLOAT16, DType.BFLOAT16, DType.FLOAT32)
 _INDICES = 2**31
+# Products of bytes whose sum float32 holds exactly.
+_EXACT_TERMS = 2**24 // (128 * 127)
 
 
-def refusal(spec: LayerSpec) -> Refusal | None:
-    """Why dtypes, sizes or the epilogue are not for our convolution kernels, or None."""
-    for tensor in (*spec.inputs, *spec.outputs):
-        if tensor.dtype not in FLOATS:
-            return Refusal(f"{tensor.dtype.value} operands")
-    if spec.epilogue is not None:
-        missing = missing_op(spec.epilogue)
-        if missing is not None:
-            return Refusal(f"C++ has no {missing}")
+def refusal(spec: LayerSpec, *, takes_bytes: bool = False) -> Refusal | None:
+    """Why dtypes, sizes or the epilogue are not for our convolution kernels, or None.
+
+    ``takes_bytes``: a kernel that sums in float32, in which sums of so many bytes are exact.
+    """
     if math.prod(spec.inputs[1].shape) >= _INDICES:
         return Refusal("weights of 2^31 elements and more")
+    return _bad_dtypes(spec, takes_bytes) or _bad_epilogue(spec)
+
+
+def _bad_dtypes(spec: LayerSpec, takes_bytes: bool) -> Refusal | None:
+    x, weight, out = spec.inputs[0], spec.inputs[1], spec.outputs[0]
+    factors = {x.dtype, weight.dtype}
+    if takes_bytes and factors == {DType.INT8}:
+        if math.prod(weight.shape[1:]) > _EXACT_TERMS:
+            return Refusal("sums of bytes that float32 rounds")
+    elif not factors <= set(FLOATS):
+        return Refusal(f"{x.dtype.value} times {weight.dtype.value}")
+    for tensor in (*spec.inputs[spec.main_count :], out):
+        if tensor.dtype not in (*FLOATS, DType.INT8):
+            return Refusal(f"{tensor.dtype.value} operands")
     return None
+
+
+def _bad_epilogue(spec: LayerSpec) -> Refusal | None:
+    epilogue, out = spec.epilogue, spec.outputs[0].dtype
+    if out is DType.INT8 and (epilogue is None or rounded_bytes(epilogue) is None):
+        return Refusal("bytes that are not rounded and clamped")
+    if epilogue is None:
+        return None
+    missing = missing_op(epilogue)
+    if missing is not None:
+        return Refusal(f"C++ has no {missing}")
+    extras = spec.inputs[spec.main_count :]
+    integers = {i for i, extra in enumerate(extras, 1) if extra.dtype is DType.INT8}
+    if spec.inputs[0].dtype is DType.INT8:
+        integers.add(0)
+    computed = integer_arithmetic(epilogue, integers)
+    return Refusal(f"integers in {computed.text}") if computed is not None else None
 
 
 def attributes(spec: LayerSpec) -> Convolution | Deconvolution:
@@ -69,7 +99,17 @@ def shape_of(spec: LayerSpec) -> ConvolutionShape:
         before=_three(kind.padding_before, 0), dilation=_three(kind.dilation, 1),
         x=_operand(x, x.shape), out=_operand(result, result.shape),
         extras=tuple(_operand(extra, result.shape) for extra in extras),
-        expression="i0" if spec.epilogue is None else print_cpp(spec.epilogue, names),
+        expression=_printed(spec, names),
+    )
+
+
+def _printed(spec: LayerSpec, names: Sequence[str]) -> str:
+    """The epilogue over floats, to a float or a byte."""
+    if spec.epilogue is None:
+        return "i0"
+    is_byte = spec.outputs[0].dtype is DType.INT8
+    return print_cpp(
+        spec.epilogue, names, dtype=DType.INT8 if is_byte else DType.FLOAT32
     )
 
 
