@@ -2,11 +2,13 @@
 
     model = darknet.load("yolov2.cfg", "yolov2.weights")
     boxes, scores = model(image)
+    detections, counts = torch2rt.convert(darknet.Detector(model), image)(image)    # one engine
 
 Source: https://github.com/pjreddie/darknet, src/parser.c.
 """
 
 from torch2rt.plugins.darknet.cfg import Section, parse_cfg, read_cfg
+from torch2rt.plugins.darknet.detector import Detector
 from torch2rt.plugins.darknet.errors import DarknetError
 from torch2rt.plugins.darknet.module import Darknet, load
 from torch2rt.plugins.darknet.weights import (
@@ -21,6 +23,7 @@ from torch2rt.plugins.darknet.weights import (
 __all__ = [
     "Darknet",
     "DarknetError",
+    "Detector",
     "Header",
     "Layout",
     "Section",

@@ -58,8 +58,8 @@ T2R_DEVICE u64 t2r_shuffle_xor(u64 x, int step) {{
 }}
 
 // The first and the last place at or behind `start`, and how many there are.
-T2R_DEVICE u32 t2r_range(
-    Shared& s, const float* scores, int n, float threshold, u64 start, u64& first, u64& last
+template <class S> T2R_DEVICE u32 t2r_range(
+    Shared& s, S scores, int n, float threshold, u64 start, u64& first, u64& last
 ) {{
     u32 count = 0;
     first = LAST, last = 0;
@@ -119,8 +119,8 @@ T2R_DEVICE void t2r_find_bucket(Shared& s, u32 before) {
 }
 
 // The place up to which those from `first` on fill the pool, by half at least.
-T2R_DEVICE u64 t2r_boundary(
-    Shared& s, const float* scores, int n, float threshold, u64 first, u64 last
+template <class S> T2R_DEVICE u64 t2r_boundary(
+    Shared& s, S scores, int n, float threshold, u64 first, u64 last
 ) {
     u64 low = first;
     u32 before = 0;
@@ -145,8 +145,8 @@ T2R_DEVICE u64 t2r_boundary(
 }
 
 // Collects places in [start, boundary) and sorts them.
-T2R_DEVICE void t2r_fill_pool(
-    Shared& s, const float* scores, int n, float threshold, u64 start, u64 boundary
+template <class S> T2R_DEVICE void t2r_fill_pool(
+    Shared& s, S scores, int n, float threshold, u64 start, u64 boundary
 ) {
     for (int i = threadIdx.x; i < POOL; i += THREADS) s.pool[i] = LAST;
     if (threadIdx.x == 0) s.pool_count = 0;
@@ -244,6 +244,111 @@ T2R_DEVICE int t2r_walk(Shared& s, int room) {
 }
 """
 
+_SUPPRESS = """
+// How many candidates of its category come before this one in the chunk.
+T2R_DEVICE int t2r_earlier(Shared& s, int i) {
+    int count = 0;
+    for (int j = 0; j < i; j++) count += s.categories[j] == s.categories[i];
+    return count;
+}
+
+// One image. `looked_at`: for each category how many candidates have been looked at.
+template <class S, class C> T2R_DEVICE void t2r_suppress(
+    const float4* image, S scores, C category, i64* kept_indices, i32* count_of, Kept* kept,
+    int* looked_at, int n, int k, int max_output, int top_k, int shifted, float iou_threshold,
+    float score_threshold
+) {
+    __shared__ Shared s;
+    if (threadIdx.x == 0) s.kept = 0;
+    if (top_k >= 0)
+        for (int i = threadIdx.x; i < k; i += THREADS) looked_at[i] = 0;
+    u64 start = 0;
+    bool is_shifted = false;
+    float shift = 0.0f;
+    for (bool is_first = true; ; is_first = false) {
+        u64 first, last;
+        const u32 count = t2r_range(s, scores, n, score_threshold, start, first, last);
+        if (count == 0) break;
+        if (is_first && (i64)count * 4 <= shifted) {
+            // As torchvision does: boxes of each category are shifted apart, then all are compared.
+            is_shifted = true;
+            shift = -t2r_infinity();
+            for (int i = threadIdx.x; i < n; i += THREADS) {
+                if (!(scores[i] > score_threshold)) continue;
+                const float4 box = image[i / k];
+                shift = fmaxf(shift, fmaxf(fmaxf(box.x, box.y), fmaxf(box.z, box.w)));
+            }
+            shift = __fadd_rn(block_max<THREADS>(shift, (float*)s.sums), 1.0f);
+        }
+        u64 boundary = last + 1;
+        if (count > POOL) boundary = t2r_boundary(s, scores, n, score_threshold, first, last);
+        t2r_fill_pool(s, scores, n, score_threshold, start, boundary);
+        start = boundary;
+        const int pool_count = s.pool_count;
+        for (int base = 0; base < pool_count && s.kept < max_output; base += CHUNK) {
+            const int size = min(CHUNK, pool_count - base);
+            if (threadIdx.x < WORDS) s.alive[threadIdx.x] = 0;
+            if (threadIdx.x < CHUNK) s.categories[threadIdx.x] = -1;
+            int own = -1;
+            if ((int)threadIdx.x < size) {
+                const int index = (int)(u32)s.pool[base + threadIdx.x];
+                float4 box = image[index / k];
+                own = category(index);
+                if (is_shifted) {
+                    const float offset = __fmul_rn((float)own, shift);
+                    box.x = __fadd_rn(box.x, offset), box.y = __fadd_rn(box.y, offset);
+                    box.z = __fadd_rn(box.z, offset), box.w = __fadd_rn(box.w, offset);
+                }
+                s.boxes[threadIdx.x] = box;
+                s.categories[threadIdx.x] = is_shifted && top_k < 0 ? 0 : own;
+            }
+            __syncthreads();
+            if (top_k >= 0) {
+                bool is_behind = false;
+                int rank = 0;
+                if ((int)threadIdx.x < size) {
+                    rank = looked_at[own] + t2r_earlier(s, threadIdx.x);
+                    is_behind = rank >= top_k;
+                }
+                __syncthreads();
+                if ((int)threadIdx.x < size) {
+                    atomicMax(&looked_at[own], rank + 1);
+                    if (is_behind) s.categories[threadIdx.x] = -2;
+                    else if (is_shifted) s.categories[threadIdx.x] = 0;
+                }
+                __syncthreads();
+            }
+            t2r_compare_kept(s, kept, size, iou_threshold);
+            __syncthreads();
+            t2r_compare_chunk(s, size, iou_threshold);
+            __syncthreads();
+            const int before = s.kept;
+            if (threadIdx.x < 32) {
+                const int found = t2r_walk(s, max_output - before);
+                if (threadIdx.x == 0) s.bucket = found;
+            }
+            __syncthreads();
+            const int found = s.bucket;
+            if ((int)threadIdx.x < found) {
+                const int i = s.chosen[threadIdx.x];
+                kept[before + threadIdx.x].box = s.boxes[i];
+                kept[before + threadIdx.x].category = s.categories[i];
+                kept_indices[before + threadIdx.x] = (i64)(u32)s.pool[base + i];
+            }
+            if (threadIdx.x == 0) s.kept = before + found;
+            __syncthreads();
+        }
+        if (s.kept >= max_output || pool_count == (int)count) break;
+    }
+    __syncthreads();
+    for (int i = s.kept + threadIdx.x; i < max_output; i += THREADS) kept_indices[i] = -1;
+    if (threadIdx.x == 0) *count_of = s.kept;
+}
+"""
+
+# What `t2r_suppress` needs.
+NMS_PARTS = _ORDER + _SELECT + _COMPARE + _SUPPRESS
+
 
 def nms_source(has_categories: bool) -> str:
     """The kernel; candidate i is of box i / k and, without ``categories``, of category i % k.
@@ -253,112 +358,26 @@ def nms_source(has_categories: bool) -> str:
     coordinates that are shifted apart by category, threshold of overlap, threshold of scores.
     """
     pointer = "const in2_t* categories, " if has_categories else ""
-    of_image = "categories += (i64)blockIdx.x * n;" if has_categories else ""
-    category = "(int)categories[index]" if has_categories else "(k > 1 ? index % k : 0)"
-    return _ORDER + _SELECT + _COMPARE + f"""
-// How many candidates of its category come before this one in the chunk.
-T2R_DEVICE int t2r_earlier(Shared& s, int i) {{
-    int count = 0;
-    for (int j = 0; j < i; j++) count += s.categories[j] == s.categories[i];
-    return count;
-}}
+    member = "const in2_t* values;" if has_categories else "int k;"
+    category = "(int)values[index]" if has_categories else "k > 1 ? index % k : 0"
+    categories = "categories + (i64)blockIdx.x * n" if has_categories else "k"
+    return NMS_PARTS + f"""
+struct Categories {{
+    {member}
+    T2R_MEMBER int operator()(int index) const {{ return {category}; }}
+}};
 
 extern "C" __global__ void __launch_bounds__(THREADS) {NAME}(
     const float* boxes, const float* scores, {pointer}i64* kept_indices, i32* counts, Kept* kept,
     int n, int k, int max_output, int top_k, int shifted, float iou_threshold,
     float score_threshold
 ) {{
-    __shared__ Shared s;
-    const float4* image = (const float4*)boxes + (i64)blockIdx.x * (n / k);
-    scores += (i64)blockIdx.x * n;
-    kept_indices += (i64)blockIdx.x * max_output;
-    {of_image}
-    // Behind the kept boxes: how many candidates of each category have been looked at.
-    int* const looked_at = (int*)(kept + (i64)gridDim.x * max_output) + (i64)blockIdx.x * k;
-    kept += (i64)blockIdx.x * max_output;
-    if (threadIdx.x == 0) s.kept = 0;
-    if (top_k >= 0)
-        for (int i = threadIdx.x; i < k; i += THREADS) looked_at[i] = 0;
-    u64 start = 0;
-    bool is_shifted = false;
-    float shift = 0.0f;
-    for (bool is_first = true; ; is_first = false) {{
-        u64 first, last;
-        const u32 count = t2r_range(s, scores, n, score_threshold, start, first, last);
-        if (count == 0) break;
-        if (is_first && (i64)count * 4 <= shifted) {{
-            // As torchvision does: boxes of each category are shifted apart, then all are compared.
-            is_shifted = true;
-            shift = -t2r_infinity();
-            for (int i = threadIdx.x; i < n; i += THREADS) {{
-                if (!(scores[i] > score_threshold)) continue;
-                const float4 box = image[i / k];
-                shift = fmaxf(shift, fmaxf(fmaxf(box.x, box.y), fmaxf(box.z, box.w)));
-            }}
-            shift = __fadd_rn(block_max<THREADS>(shift, (float*)s.sums), 1.0f);
-        }}
-        u64 boundary = last + 1;
-        if (count > POOL) boundary = t2r_boundary(s, scores, n, score_threshold, first, last);
-        t2r_fill_pool(s, scores, n, score_threshold, start, boundary);
-        start = boundary;
-        const int pool_count = s.pool_count;
-        for (int base = 0; base < pool_count && s.kept < max_output; base += CHUNK) {{
-            const int size = min(CHUNK, pool_count - base);
-            if (threadIdx.x < WORDS) s.alive[threadIdx.x] = 0;
-            if (threadIdx.x < CHUNK) s.categories[threadIdx.x] = -1;
-            int own = -1;
-            if ((int)threadIdx.x < size) {{
-                const int index = (int)(u32)s.pool[base + threadIdx.x];
-                float4 box = image[index / k];
-                own = {category};
-                if (is_shifted) {{
-                    const float offset = __fmul_rn((float)own, shift);
-                    box.x = __fadd_rn(box.x, offset), box.y = __fadd_rn(box.y, offset);
-                    box.z = __fadd_rn(box.z, offset), box.w = __fadd_rn(box.w, offset);
-                }}
-                s.boxes[threadIdx.x] = box;
-                s.categories[threadIdx.x] = is_shifted && top_k < 0 ? 0 : own;
-            }}
-            __syncthreads();
-            if (top_k >= 0) {{
-                bool is_behind = false;
-                int rank = 0;
-                if ((int)threadIdx.x < size) {{
-                    rank = looked_at[own] + t2r_earlier(s, threadIdx.x);
-                    is_behind = rank >= top_k;
-                }}
-                __syncthreads();
-                if ((int)threadIdx.x < size) {{
-                    atomicMax(&looked_at[own], rank + 1);
-                    if (is_behind) s.categories[threadIdx.x] = -2;
-                    else if (is_shifted) s.categories[threadIdx.x] = 0;
-                }}
-                __syncthreads();
-            }}
-            t2r_compare_kept(s, kept, size, iou_threshold);
-            __syncthreads();
-            t2r_compare_chunk(s, size, iou_threshold);
-            __syncthreads();
-            const int before = s.kept;
-            if (threadIdx.x < 32) {{
-                const int found = t2r_walk(s, max_output - before);
-                if (threadIdx.x == 0) s.bucket = found;
-            }}
-            __syncthreads();
-            const int found = s.bucket;
-            if ((int)threadIdx.x < found) {{
-                const int i = s.chosen[threadIdx.x];
-                kept[before + threadIdx.x].box = s.boxes[i];
-                kept[before + threadIdx.x].category = s.categories[i];
-                kept_indices[before + threadIdx.x] = (i64)(u32)s.pool[base + i];
-            }}
-            if (threadIdx.x == 0) s.kept = before + found;
-            __syncthreads();
-        }}
-        if (s.kept >= max_output || pool_count == (int)count) break;
-    }}
-    __syncthreads();
-    for (int i = s.kept + threadIdx.x; i < max_output; i += THREADS) kept_indices[i] = -1;
-    if (threadIdx.x == 0) counts[blockIdx.x] = s.kept;
+    const i64 image = blockIdx.x;
+    int* const looked_at = (int*)(kept + (i64)gridDim.x * max_output) + image * k;
+    t2r_suppress(
+        (const float4*)boxes + image * (n / k), scores + image * n, Categories{{{categories}}},
+        kept_indices + image * max_output, counts + image, kept + image * max_output, looked_at, n,
+        k, max_output, top_k, shifted, iou_threshold, score_threshold
+    );
 }}
 """
