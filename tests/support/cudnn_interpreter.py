@@ -63,7 +63,10 @@ BINARY: dict[str, Callable[..., torch.Tensor]] = {
 }
 
 
-def _convolution(x: torch.Tensor, w: torch.Tensor, **attributes: Sequence[int]) -> torch.Tensor:
+def _convolution(
+    x: torch.Tensor, w: torch.Tensor, is_integer: bool = False, **attributes: Sequence[int]
+) -> torch.Tensor:
+    assert not is_integer or not (x % 1).any(), "no integers"
     assert x.stride(1) == w.stride(1) == 1, "channels are not innermost"
     before, after = attributes["pre_padding"], attributes["post_padding"]
     pads = [size for pair in zip(reversed(before), reversed(after), strict=True) for size in pair]
@@ -164,6 +167,8 @@ class InterpretedPlan(Plan):
         output = description.output
         assert result.shape == output.dims, f"{result.shape} where {output.dims} is described"
         target = _memory(addresses[description.output_uid], output)
+        if target.dtype == torch.int8:
+            result = result.round().clamp(-128, 127)
         target.copy_(result.to(target.dtype))
 
 

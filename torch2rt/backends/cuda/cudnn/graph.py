@@ -101,10 +101,11 @@ def _graph(description: GraphDescription, device: int | str | None) -> Any:
 
 
 def data_type(dtype: DType) -> Any:
-    """CuDNN's name of a float dtype."""
+    """CuDNN's name of a dtype that it reads or stores."""
     types = cudnn().data_type
     return {
         DType.FLOAT16: types.HALF, DType.BFLOAT16: types.BFLOAT16, DType.FLOAT32: types.FLOAT,
+        DType.INT8: types.INT8,
     }[dtype]
 
 
@@ -132,7 +133,11 @@ def _added(graph: Any, node: Node, inputs: Sequence[Any]) -> Any:
 
 def _convolution(graph: Any, inputs: Sequence[Any], attributes: dict[str, Attribute]) -> Any:
     image, weight = inputs
-    return graph.conv_fprop(image=image, weight=weight, **_lists(attributes))
+    named: dict[str, Any] = dict(_lists(attributes))
+    if attributes.get("is_integer"):
+        # Of bytes: summed exactly, handed on as float32.
+        named["compute_data_type"] = cudnn().data_type.INT32
+    return graph.conv_fprop(image=image, weight=weight, **named)
 
 
 def _deconvolution(graph: Any, inputs: Sequence[Any], attributes: dict[str, Attribute]) -> Any:

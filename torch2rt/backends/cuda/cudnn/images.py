@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from torch2rt.backends.cuda.cudnn.description import GraphWriter, NotInCudnn, Operand
-from torch2rt.backends.cuda.cudnn.operands import merged, settled
+from torch2rt.backends.cuda.cudnn.operands import before_storing, merged, settled
 from torch2rt.backends.cuda.cudnn.print_cudnn import print_cudnn
 from torch2rt.backends.cuda.cudnn.tactic import LayerGraph, Source
 from torch2rt.backends.spec import LayerSpec, Layout, LayoutChoice, TensorSpec
@@ -40,7 +40,8 @@ def image_graph(
     """The graph with the epilogue and the output."""
     value = result
     if spec.epilogue is not None:
-        printed = print_cudnn(spec.epilogue, writer, [result, *extras])
+        computed = before_storing(spec.epilogue, spec.outputs[0].dtype)
+        printed = print_cudnn(computed, writer, [result, *extras])
         if not isinstance(printed, int):
             raise NotInCudnn("an epilogue that is a constant")
         value = printed

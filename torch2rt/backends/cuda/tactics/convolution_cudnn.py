@@ -12,10 +12,11 @@ from torch2rt.backends.cuda.cudnn.images import (
     image_layouts,
     with_two_axes,
 )
-from torch2rt.backends.cuda.cudnn.operands import check_floats, check_rows
+from torch2rt.backends.cuda.cudnn.operands import check_factors, check_rows
 from torch2rt.backends.cuda.cudnn.tactic import CudnnTactic, LayerGraph, plan_variants
 from torch2rt.backends.spec import LayerSpec, LayoutChoice
 from torch2rt.layers.convolution import Convolution
+from torch2rt.network.dtype import DType
 
 # Building a plan takes up to a second of a core, and the best is rarely behind these.
 PLAN_COUNT = 6
@@ -35,7 +36,7 @@ class CudnnConvolution(CudnnTactic):
         kind = spec.kind
         if not isinstance(kind, Convolution):
             raise NotInCudnn(f"{kind.name} is not a convolution")
-        check_floats(spec)
+        check_factors(spec)
         first, second = spec.inputs[1].shape[:2]
         check_rows(spec.inputs[1].dtype, first // kind.groups, second)
         writer = GraphWriter()
@@ -45,8 +46,14 @@ class CudnnConvolution(CudnnTactic):
             pre_padding=with_two_axes(kind.padding_before, 0),
             post_padding=with_two_axes(kind.padding_after, 0),
             stride=with_two_axes(kind.stride, 1), dilation=with_two_axes(kind.dilation, 1),
+            **_sums(spec),
         )
         return image_graph(writer, spec, result, extras, tf32=kind.tf32)
+
+
+def _sums(spec: LayerSpec) -> dict[str, bool]:
+    """Attributes of a convolution that sums bytes; floats have none, as ever."""
+    return {"is_integer": True} if spec.inputs[0].dtype is DType.INT8 else {}
 
 
 globals().update(plan_variants(CudnnConvolution, "convolution.cudnn", PLAN_COUNT, __name__))
