@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch2rt.build.timing_cache import TimingCache
     from torch2rt.config import Profile
     from torch2rt.convert import convert, convert_pieces, swap
+    from torch2rt.definition.network import Network
     from torch2rt.engine.engine import Engine
     from torch2rt.errors import Torch2rtError
     from torch2rt.extension.converter import converter
@@ -30,6 +31,7 @@ __version__ = "0.1.0"
 __all__ = [
     "CudaKernel",
     "Engine",
+    "Network",
     "Plugin",
     "Profile",
     "RTModule",
@@ -47,6 +49,7 @@ __all__ = [
 _HOMES = {
     "CudaKernel": "torch2rt.extension.implementations",
     "Engine": "torch2rt.engine.engine",
+    "Network": "torch2rt.definition.network",
     "Plugin": "torch2rt.extension.full",
     "Profile": "torch2rt.config",
     "RTModule": "torch2rt.module",

@@ -100,6 +100,19 @@ class OverflowInPrecisionError(VerificationError):
     )
 
 
+class QuantizationError(Torch2rtError):
+    """Quantization loses so much that an output has little to do with the model's."""
+
+    template = (
+        "quantization takes output {output!r} on {inputs} a relative error of {error:.3g} from the "
+        "model; {allowed:.3g} is where it is no use any more.\n"
+        "Calibrate with inputs like these, try another calibration_method, or give the layers that "
+        'lose most a higher precision, such as precision={{"head.*": "fp32", "*": "int8"}}. '
+        "convert(..., verify=False) skips this check, and rt.report() then lists what each layer "
+        "loses."
+    )
+
+
 class InputError(Torch2rtError, ValueError):
     """An engine was called with an input that does not fit its bindings."""
 
@@ -141,6 +154,12 @@ class RegistrationError(Torch2rtError):
     """Two files register the same name."""
 
     template = "{what} {name!r} is registered twice: by {first} and by {second}. Rename one."
+
+
+class DefinitionError(Torch2rtError, ValueError):
+    """A layer that is added to a network by hand does not fit."""
+
+    template = "network layer {layer!r}: {reason}."
 
 
 class PluginError(Torch2rtError):

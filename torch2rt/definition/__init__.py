@@ -1,0 +1,1 @@
+"""Networks written layer by layer, without a model. `torch2rt.Network` is the public face."""

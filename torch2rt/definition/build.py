@@ -1,0 +1,102 @@
+"""From a written network to an engine: the steps of `convert` that follow capturing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from torch2rt.backends.devices import open_backend
+from torch2rt.backends.reference.executor import bind_symbols, run_network
+from torch2rt.build.builder import build_engine
+from torch2rt.build.timing_cache import TimingCache
+from torch2rt.config import BuildConfig, Profile, default_timing_cache
+from torch2rt.engine.engine import Engine
+from torch2rt.errors import ConfigError, DefinitionError
+from torch2rt.inspect.verify import exact_float32, verify_engine
+from torch2rt.network.dim import substitute
+from torch2rt.network.network import Network
+from torch2rt.network.text import parse, text
+from torch2rt.passes.pipeline import optimize
+from torch2rt.quantize.steps import set_precision
+
+_INDICES = 2  # random integers are 0 or 1, which are indices nearly everywhere
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Options of `Network.build`."""
+
+    precision: str
+    device: str
+    profiles: Sequence[Mapping[str, Sequence[int]]]
+    timing_cache: str | os.PathLike[str] | None
+    threads: int | None
+    tune_budget_s: float | None
+    verify: bool
+
+
+def build_network(graph: Network, options: Options) -> Engine:
+    """Optimise a copy of the network and build it."""
+    if not graph.outputs:
+        raise DefinitionError(layer=graph.name, reason="no tensor is marked as an output")
+    if options.precision in ("int8", "fp8", "auto"):
+        raise ConfigError(
+            option="precision", value=options.precision, reason="it needs calibration, which "
+            "takes a model", remedy='Build at "fp32", "tf32", "fp16" or "bf16".',
+        )
+    config = BuildConfig(
+        precision=options.precision, device=options.device, threads=options.threads,
+        profiles=tuple(
+            Profile({name: tuple(shape) for name, shape in profile.items()})
+            for profile in options.profiles
+        ),
+        tune_budget_s=options.tune_budget_s, verify=options.verify,
+    )
+    backend = open_backend(config.device, threads=config.threads)
+    network, oracle = _copy(graph), _copy(graph)
+    log = optimize(network, target=backend.name)
+    set_precision(network, config, None, log, backend.name)
+    symbols = [bind_symbols(network, p.shapes) for p in config.profiles] or [_smallest(network)]
+    path = Path(options.timing_cache) if options.timing_cache else default_timing_cache()
+    engine = build_engine(
+        network, symbols, backend, TimingCache(path), precision=config.precision,
+        budget_s=config.tune_budget_s,
+        report={
+            "fired": [[f.rule, f.layer, f.where] for f in log.fired],
+            "rejected": [[r.rule, r.layer, r.where, r.reason] for r in log.rejected.values()],
+        },
+    )
+    if config.verify:
+        _verify(engine, oracle, symbols[0])
+    return engine
+
+
+def _verify(engine: Engine, oracle: Network, symbols: Mapping[str, int]) -> None:
+    """VerificationError where the engine disagrees with the references on random inputs."""
+    generator = torch.Generator().manual_seed(0)
+    inputs: dict[str, torch.Tensor] = {}
+    for name, tensor in oracle.inputs.items():
+        shape = [substitute(dim, symbols) for dim in tensor.shape]
+        dtype = getattr(torch, tensor.dtype.value)
+        inputs[name] = (
+            torch.randn(shape, generator=generator).to(dtype) if tensor.dtype.is_float
+            else torch.randint(0, _INDICES, shape, generator=generator).to(dtype)
+        )
+    with exact_float32():
+        expected = run_network(oracle, inputs)
+    engine.report["verified"] = verify_engine(
+        engine, oracle, list(inputs.values()), list(expected.values()), "random inputs"
+    )
+
+
+def _smallest(network: Network) -> dict[str, int]:
+    return {name: low for name, (low, _) in network.symbols.items()}
+
+
+def _copy(network: Network) -> Network:
+    """The network as it is now; constants are shared."""
+    return parse(text(network), {t.name: t.data for t in network.constants if t.data is not None})
