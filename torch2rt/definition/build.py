@@ -18,12 +18,15 @@ from torch2rt.engine.engine import Engine
 from torch2rt.errors import ConfigError, DefinitionError
 from torch2rt.inspect.verify import exact_float32, verify_engine
 from torch2rt.network.dim import substitute
+from torch2rt.network.dtype import DType
 from torch2rt.network.network import Network
 from torch2rt.network.text import parse, text
+from torch2rt.passes.allow_tf32 import AllowTf32
+from torch2rt.passes.base import Log, run_passes
+from torch2rt.passes.lower_precision import LowerPrecision
 from torch2rt.passes.pipeline import optimize
-from torch2rt.quantize.steps import set_precision
 
-_INDICES = 2  # random integers are 0 or 1, which are indices nearly everywhere
+_HALVES = {"bf16": DType.BFLOAT16, "fp16": DType.FLOAT16}_INDICES = 2  # random integers are 0 or 1, which are indices nearly everywhere
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,7 @@ def build_network(graph: Network, options: Options) -> Engine:
     backend = open_backend(config.device, threads=config.threads)
     network, oracle = _copy(graph), _copy(graph)
     log = optimize(network, target=backend.name)
-    set_precision(network, config, None, log, backend.name)
+    _set_precision(network, config.precision, log, backend.name)
     symbols = [bind_symbols(network, p.shapes) for p in config.profiles] or [_smallest(network)]
     path = Path(options.timing_cache) if options.timing_cache else default_timing_cache()
     engine = build_engine(
@@ -73,6 +76,14 @@ def build_network(graph: Network, options: Options) -> Engine:
     if config.verify:
         _verify(engine, oracle, symbols[0])
     return engine
+
+
+def _set_precision(network: Network, precision: str, log: Log, target: str) -> None:
+    if precision == "tf32":
+        run_passes(network, [AllowTf32()], log=log)
+    elif precision in _HALVES:
+        run_passes(network, [LowerPrecision(_HALVES[precision])], log=log, check=False)
+        optimize(network, log=log, target=target)
 
 
 def _verify(engine: Engine, oracle: Network, symbols: Mapping[str, int]) -> None:
