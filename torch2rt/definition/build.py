@@ -17,16 +17,17 @@ from torch2rt.config import BuildConfig, Profile, default_timing_cache
 from torch2rt.engine.engine import Engine
 from torch2rt.errors import ConfigError, DefinitionError
 from torch2rt.inspect.verify import exact_float32, verify_engine
+from torch2rt.network.copy import copy_network
 from torch2rt.network.dim import substitute
 from torch2rt.network.dtype import DType
 from torch2rt.network.network import Network
-from torch2rt.network.text import parse, text
 from torch2rt.passes.allow_tf32 import AllowTf32
 from torch2rt.passes.base import Log, run_passes
 from torch2rt.passes.lower_precision import LowerPrecision
 from torch2rt.passes.pipeline import optimize
 
-_HALVES = {"bf16": DType.BFLOAT16, "fp16": DType.FLOAT16}_INDICES = 2  # random integers are 0 or 1, which are indices nearly everywhere
+_HALVES = {"bf16": DType.BFLOAT16, "fp16": DType.FLOAT16}
+_INDICES = 2  # random integers are 0 or 1, which are indices nearly everywhere
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ def build_network(graph: Network, options: Options) -> Engine:
         tune_budget_s=options.tune_budget_s, verify=options.verify,
     )
     backend = open_backend(config.device, threads=config.threads)
-    network, oracle = _copy(graph), _copy(graph)
+    network, oracle = copy_network(graph), copy_network(graph)
     log = optimize(network, target=backend.name)
     _set_precision(network, config.precision, log, backend.name)
     symbols = [bind_symbols(network, p.shapes) for p in config.profiles] or [_smallest(network)]
@@ -107,7 +108,3 @@ def _verify(engine: Engine, oracle: Network, symbols: Mapping[str, int]) -> None
 def _smallest(network: Network) -> dict[str, int]:
     return {name: low for name, (low, _) in network.symbols.items()}
 
-
-def _copy(network: Network) -> Network:
-    """The network as it is now; constants are shared."""
-    return parse(text(network), {t.name: t.data for t in network.constants if t.data is not None})
