@@ -33,6 +33,7 @@ from torch2rt.quantize.calibrate import Calibration, calibration_from_options, i
 from torch2rt.quantize.fingerprint import network_fingerprint
 from torch2rt.quantize.loader import CalibrationLoader, arguments_seen, first_call
 from torch2rt.quantize.overrides import parse_precision
+from torch2rt.quantize.quality import LayerQuality
 from torch2rt.quantize.steps import calibrate_network, needs_calibration, set_precision
 
 
@@ -171,7 +172,7 @@ def _convert(
             lowered.network, calibration, captured.call_spec, fingerprint, config, backend
         )
         step("precision")
-        set_precision(lowered.network, config, table, log, backend.name)
+        quality = set_precision(lowered.network, config, table, log, backend, tensors)
         step("build")
         engine = build_engine(
             lowered.network, _symbols_of_profiles(lowered.network, config, tensors), backend, cache,
@@ -180,7 +181,7 @@ def _convert(
             calls={
                 "inputs": captured.call_spec.to_json(), "outputs": captured.output_spec.to_json(),
             },
-            report=_report(captured, lowered, log),
+            report=_report(captured, lowered, log, quality),
             calibration=table.to_json() if table is not None else None,
         )
         step("verify")
@@ -281,13 +282,16 @@ def _device_of(model: object) -> str:
     return "cpu"
 
 
-def _report(captured: CapturedGraph, lowered: Lowered, log: Log) -> dict[str, Any]:
+def _report(
+    captured: CapturedGraph, lowered: Lowered, log: Log, quality: Sequence[LayerQuality]
+) -> dict[str, Any]:
     """What `rt.report()` tells beyond the plans."""
     return {
         "notes": [*captured.notes, *lowered.notes],
         "fallbacks": [[f.op, f.module_path, f.source, f.reason] for f in lowered.fallbacks],
         "fired": [[f.rule, f.layer, f.where] for f in log.fired],
         "rejected": [[r.rule, r.layer, r.where, r.reason] for r in log.rejected.values()],
+        "quantized": [row.to_json() for row in quality],
     }
 
 

@@ -17,7 +17,7 @@ from torch2rt.backends.spec import LayerSpec, TensorSpec
 from torch2rt.engine.context import Context, Step
 from torch2rt.engine.engine import Engine, Runnable
 from torch2rt.inspect.steps import step_title
-from torch2rt.inspect.tolerance import layer_tolerance, relative_error
+from torch2rt.inspect.tolerance import layer_error, layer_tolerance
 from torch2rt.network.dtype import Array
 from torch2rt.network.layer import run_reference
 from torch2rt.network.tensor import TensorType
@@ -123,7 +123,7 @@ def _compare(
     types = [TensorType(output.shape, output.dtype) for output in spec.outputs]
     with torch.no_grad():
         wanted = run_reference(spec.kind, spec.epilogue, operands, types)
-    errors = [relative_error(got, want) for got, want in zip(results, wanted, strict=True)]
+    errors = [layer_error(got, want) for got, want in zip(results, wanted, strict=True)]
     allowed = max(layer_tolerance(spec.kind, output.dtype) for output in spec.outputs)
     return StepError(
         spec.name, spec.kind.name, step.plan_step.tactic, where, max(errors), allowed,

@@ -24,6 +24,7 @@ def report_text(engine: Engine) -> str:
         [engine.describe()],
         _fallback_lines(engine),
         _note_lines(engine),
+        _quantized_lines(engine),
         *(_plan_lines(engine, plan) for plan in engine.plans),
         _fusion_lines(engine),
         _layer_lines(engine),
@@ -118,6 +119,24 @@ def _note_lines(engine: Engine) -> list[str]:
     if verified:
         errors = ", ".join(f"{name} {error:.2g}" for name, error in verified.items())
         lines.append(f"verified against the model, relative error: {errors}")
+    return lines
+
+
+def _quantized_lines(engine: Engine) -> list[str]:
+    """What quantization loses, by layer."""
+    rows = engine.report.get("quantized", [])
+    if not rows:
+        return []
+    lines = [
+        f"layers in 8 bits: {len(rows)}; SQNR of each result against the float32 network",
+        f"  {'layer':<40} {'SQNR dB':>8} {'input range':>12} stored as",
+    ]
+    for row in rows:
+        sqnr = "-" if row["sqnr_db"] is None else f"{row['sqnr_db']:.1f}"
+        threshold = "-" if row["threshold"] is None else f"{row['threshold']:.4g}"
+        lines.append(
+            f"  {shorten(row['layer'], 40):<40} {sqnr:>8} {threshold:>12} {row['dtype']}"
+        )
     return lines
 
 

@@ -9,6 +9,7 @@ import math
 
 import torch
 
+from torch2rt.layers.accumulator import EIGHT_BITS
 from torch2rt.network.dtype import DType
 from torch2rt.network.layer import LayerKind
 
@@ -24,6 +25,8 @@ LAYER = {
 
 # One layer whose float32 operands are rounded to TF32 first.
 _TF32_LAYER = 1e-3
+# Of a layer's results in 8 bits, so many may be one step off: roundings that go the other way.
+_ONE_STEP_OFF = 1e-2
 
 
 def relative_error(got: torch.Tensor, want: torch.Tensor) -> float:
@@ -49,7 +52,20 @@ def relative_error(got: torch.Tensor, want: torch.Tensor) -> float:
     return difference / scale if scale > 0 else math.inf
 
 
+def layer_error(got: torch.Tensor, want: torch.Tensor) -> float:
+    """The error of one layer's result: of 8 bits the share that is one step off, else relative.
+
+    Infinite where 8 bits are further off.
+    """
+    if want.dtype not in (torch.int8, torch.uint8) or got.shape != want.shape or not want.numel():
+        return relative_error(got, want)
+    steps = (got.to(torch.int16) - want.to(torch.int16)).abs()
+    return float((steps > 0).double().mean()) if int(steps.max()) <= 1 else math.inf
+
+
 def layer_tolerance(kind: LayerKind, dtype: DType) -> float:
-    """Allowed error of one layer whose result has this dtype; 0 for integers and bools."""
+    """Allowed error of one layer whose result has this dtype; 0 for wide integers and bools."""
+    if dtype in EIGHT_BITS:
+        return _ONE_STEP_OFF
     allowed = LAYER.get(dtype, 0.0)
     return max(allowed, _TF32_LAYER) if getattr(kind, "tf32", False) else allowed

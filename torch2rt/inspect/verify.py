@@ -13,10 +13,12 @@ from torch import nn
 from torch2rt.backends.reference.executor import run_network
 from torch2rt.calls.pytree import OutputSpec
 from torch2rt.engine.engine import Engine
-from torch2rt.errors import OverflowInPrecisionError, VerificationError
-from torch2rt.inspect.bisect import StepError, first_off, first_overflow
+from torch2rt.errors import OverflowInPrecisionError
+from torch2rt.inspect.bisect import first_overflow
+from torch2rt.inspect.failure import failure, step_facts
 from torch2rt.inspect.plugins import check_plugins
 from torch2rt.inspect.tolerance import NETWORK, relative_error
+from torch2rt.inspect.verify_quantized import NONSENSE, check_quantized, is_quantized
 from torch2rt.network.network import Network
 
 # How much worse an engine may be than the model's own rounding error at that precision.
@@ -32,8 +34,9 @@ def verify_engine(
 
     An output further off than the tolerance of the engine's precision is judged again against
     ``network`` (the captured one, before any pass) in float64: it may be a few times as far from
-    that as the model is when it computes in that precision. VerificationError names the output
-    and the first layer that is off; OverflowInPrecisionError, the one that leaves the range.
+    that as the model is when it computes in that precision. What is quantized is judged by
+    `check_quantized`. VerificationError names the output and the first layer that is off;
+    OverflowInPrecisionError, the one that leaves the range.
     PluginError names a plugin that writes where it must not.
     """
     check_plugins(engine, inputs)
@@ -44,10 +47,12 @@ def verify_engine(
         name: max(relative_error(got[index], want.to(got[index].device)) for got in runs)
         for index, (name, want) in enumerate(zip(names, expected, strict=True))
     }
-    limit = NETWORK[engine.precision]
+    limit = NETWORK.get(engine.precision, 0.0)
     worst = max(errors, key=lambda name: errors[name], default=None)
     if worst is None or errors[worst] <= limit:
         return errors
+    if is_quantized(engine.network):
+        return check_quantized(engine, runs, inputs, expected, what)
     if math.isinf(errors[worst]) and engine.precision == "fp16":
         _check_overflow(engine, inputs, what, worst)
     of_eager = _eager_error(engine, network, inputs, expected, names)[worst]
@@ -56,7 +61,7 @@ def verify_engine(
         allowed = max(limit, _ALLOWED_OVER_EAGER[engine.precision] * of_eager)
     if errors[worst] <= allowed:
         return errors
-    raise _failure(engine, inputs, what, worst, errors[worst], allowed)
+    raise failure(engine, inputs, what, worst, errors[worst], allowed)
 
 
 def agrees(
@@ -74,7 +79,7 @@ def agrees(
             module.training = is_training
     pairs = zip(run_engine(engine, inputs), expected, strict=True)
     return all(
-        relative_error(got, want.to(got.device)) <= NETWORK[engine.precision]
+        relative_error(got, want.to(got.device)) <= NETWORK.get(engine.precision, NONSENSE)
         for got, want in pairs
     )
 
@@ -158,25 +163,5 @@ def _check_overflow(
     found = first_overflow(engine, inputs)
     if found is not None:
         raise OverflowInPrecisionError(
-            inputs=what, output=output, precision=engine.precision, **_step_facts(found)
+            inputs=what, output=output, precision=engine.precision, **step_facts(found)
         )
-
-
-def _failure(
-    engine: Engine, inputs: Sequence[torch.Tensor], what: str, output: str, error: float,
-    allowed: float,
-) -> VerificationError:
-    found = first_off(engine, inputs)
-    return VerificationError(
-        inputs=what, output=output, error=error, allowed=allowed,
-        finding="First layer that is off" if found and found.is_off else
-        "No layer is off by itself, so errors add up or layers disturb each other; the worst is",
-        layer_error=found.error if found else 0.0, **_step_facts(found),
-    )
-
-
-def _step_facts(step: StepError | None) -> dict[str, str]:
-    """What errors tell of a step."""
-    if step is None:
-        return {"layer": "none", "kind": "", "tactic": "", "where": ""}
-    return {"layer": step.layer, "kind": step.kind, "tactic": step.tactic, "where": step.where}

@@ -38,10 +38,21 @@ def summed_exactly(
 
     Those are computed in a float that holds every partial sum. Anything else is left to torch.
     """
-    if a.dtype not in (torch.int8, torch.uint8) or b.dtype not in (torch.int8, torch.uint8):
+    sizes = (_largest_byte(a), _largest_byte(b))
+    if 0 in sizes:
         return contract(a, b)
-    largest = math.prod(255 if x.dtype == torch.uint8 else 128 for x in (a, b))
     # Convolutions of a GPU may be computed by transforms, which round even small integers.
-    is_small = terms * largest <= _EXACT_IN_FLOAT32 and a.device.type == "cpu"
-    wide = torch.float32 if is_small else torch.float64
-    return contract(a.to(wide), b.to(wide)).round().to(torch.int32)
+    if a.device.type != "cpu" or terms * sizes[0] * 15 > _EXACT_IN_FLOAT32:
+        return contract(a.double(), b.double()).to(torch.int32)
+    if terms * math.prod(sizes) <= _EXACT_IN_FLOAT32:
+        return contract(a.float(), b.float()).to(torch.int32)
+    high, low = b >> 4, b & 15  # b = 16 high + low
+    products = [contract(a.float(), part.float()).to(torch.int32) for part in (high, low)]
+    return (products[0] << 4) + products[1]
+
+
+def _largest_byte(x: TorchTensor) -> int:
+    """The largest magnitude that 8-bit integers of this dtype have; 0 for other dtypes."""
+    if x.dtype == torch.uint8:
+        return 255
+    return 128 if x.dtype == torch.int8 else 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from torch2rt.backends.backend import Backend
@@ -10,6 +12,7 @@ from torch2rt.config import BuildConfig
 from torch2rt.errors import ConfigError
 from torch2rt.inspect.verify import exact_float32
 from torch2rt.layers.quantize import Quantize
+from torch2rt.network.copy import copy_network
 from torch2rt.network.dtype import DType
 from torch2rt.network.network import Network
 from torch2rt.passes.allow_tf32 import AllowTf32
@@ -20,6 +23,7 @@ from torch2rt.quantize.best import Evaluate, output_error
 from torch2rt.quantize.calibrate import Calibration, calibrate, wide_tensors
 from torch2rt.quantize.calibrator import Inputs
 from torch2rt.quantize.insert import insert_quantization
+from torch2rt.quantize.quality import LayerQuality, layer_quality
 from torch2rt.quantize.table import CalibrationTable
 
 _HALVES = {"bf16": DType.BFLOAT16, "fp16": DType.FLOAT16}
@@ -69,14 +73,27 @@ def calibrate_network(
 
 
 def set_precision(
-    network: Network, config: BuildConfig, table: CalibrationTable | None, log: Log, target: str
-) -> None:
-    """Give layers the precisions asked for, and optimise what that leaves for the backend."""
-    overrides = config.overrides
+    network: Network, config: BuildConfig, table: CalibrationTable | None, log: Log,
+    backend: Backend, tensors: Sequence[torch.Tensor],
+) -> list[LayerQuality]:
+    """Give layers the precisions asked for, and optimise what that leaves for the backend.
+
+    Returns what quantization loses on ``tensors``, the inputs, by layer.
+    """
+    overrides, target = config.overrides, backend.name
+    quality: list[LayerQuality] = []
     if config.precision == "int8" and table is not None:
+        before = copy_network(network)
         insert_quantization(
             network, table, target=target, overrides=overrides.precision_of, log=log
         )
+        device = torch.device(backend.device)
+        placed = [tensor.to(device) for tensor in tensors]
+        with exact_float32():
+            quality = layer_quality(
+                before, network, dict(zip(network.inputs, placed, strict=True)),
+                {name: row.threshold for name, row in table.rows.items()}, device,
+            )
     half = overrides.half
     if half is None and config.precision == "int8":
         half = _BESIDE_INT8[target]
@@ -91,6 +108,7 @@ def set_precision(
         run_passes(network, [AllowTf32()], log=log)
     elif half in _HALVES or config.precision == "int8":
         optimize(network, log=log, target=target)
+    return quality
 
 
 def _no_ranges() -> ConfigError:
