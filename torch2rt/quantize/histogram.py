@@ -83,5 +83,7 @@ class Histogram:
 
 def exponent_of(magnitude: float) -> int:
     """The least exponent whose range holds a magnitude."""
+    if magnitude <= NUMERICAL_ZERO:
+        return MIN_EXPONENT
     mantissa, exponent = math.frexp(magnitude)
     return max(MIN_EXPONENT, exponent - (mantissa == 0.5))

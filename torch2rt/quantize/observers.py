@@ -124,6 +124,7 @@ def _exponent_of(magnitude: torch.Tensor) -> torch.Tensor:
     """`exponent_of` without waiting for the value."""
     mantissa, exponent = torch.frexp(magnitude)
     found = exponent - (mantissa == 0.5).to(exponent.dtype)
+    found = torch.where(magnitude == 0, MIN_EXPONENT, found)
     return found.clamp(MIN_EXPONENT, 128)
 
 

@@ -66,10 +66,15 @@ def parse_precision(precision: object) -> Overrides:
     """The overrides of the option; a plain precision is one for everything.
 
     ConfigError for a mapping with unknown precisions, without ``"*"``, or with both 16-bit floats.
-    The value of a plain precision is not looked at.
+    Whether a plain precision is known is not looked at.
     """
+    if isinstance(precision, str):
+        return Overrides(((EVERYTHING, precision),))
     if not isinstance(precision, Mapping):
-        return Overrides(((EVERYTHING, precision),))  # type: ignore[arg-type]
+        raise ConfigError(
+            option="precision", value=precision, reason="neither a name nor a dict of names",
+            remedy='Pass "int8", or {"features.0": "fp32", "*": "int8"}.',
+        )
     for pattern, value in precision.items():
         if not isinstance(pattern, str) or value not in LAYER_PRECISIONS:
             raise ConfigError(

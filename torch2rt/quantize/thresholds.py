@@ -81,9 +81,7 @@ def _entropy_doubling(histogram: Histogram) -> float | None:
 def _least_divergence(counts: Counts, width: float, levels: int) -> float | None:
     if counts.size < levels or counts.sum() < _PER_BIN * counts.size:
         return None
-    divergence = divergences(counts, levels)
-    best = int(np.argmin(divergence))
-    return (levels + best + 0.5) * width if np.isfinite(divergence[best]) else None
+    return (levels + int(np.argmin(divergences(counts, levels))) + 0.5) * width
 
 
 def divergences(counts: Counts, levels: int) -> Floats:
@@ -91,7 +89,8 @@ def divergences(counts: Counts, levels: int) -> Floats:
 
     P: the first i bins, all that is beyond added to the last.
     Q: the first i bins without that, merged into ``levels`` groups, bin b into floor(b * levels
-    / i), each spread evenly over those of its bins that are not empty in P.
+    / i), each spread evenly over those of its bins that are not empty in P. Where the last group
+    is empty but for what is beyond, Q has half a value there: it is unlikely, not impossible.
 
     With sums from the left every i costs ``levels`` steps and not i: sum P log Q goes group by
     group, since Q is the same in all bins of one.
@@ -109,11 +108,13 @@ def divergences(counts: Counts, levels: int) -> Floats:
     bins[:, -1] += (last == 0) & (beyond > 0)
     of_p = of_group.copy()
     of_p[:, -1] += beyond
-    with np.errstate(divide="ignore", invalid="ignore"):
-        spread = np.where(of_p > 0, of_p * np.log(of_group / bins), 0.0).sum(1)
-        own = information[kept - 1] + _x_log_x(last + beyond)
-        result: Floats = (own - spread) / sums[-1] - np.log(sums[-1]) + np.log(sums[kept])
-    return np.where(np.isfinite(result), result, np.inf)
+    of_group[:, -1] += 0.5 * ((of_group[:, -1] == 0) & (beyond > 0))
+    of_q = of_group.sum(1)
+    ratio = np.divide(of_group, bins, out=np.ones_like(of_group), where=bins > 0)
+    spread = (of_p * np.log(np.where(of_p > 0, ratio, 1.0))).sum(1)
+    own = information[kept - 1] + _x_log_x(last + beyond)
+    result: Floats = (own - spread) / sums[-1] - np.log(sums[-1]) + np.log(of_q)
+    return result
 
 
 @lru_cache(maxsize=32)
