@@ -104,6 +104,32 @@ matmul_case("split", "pointer_32x64x64_split4", m=(20,), n=40, k=1024, epilogue=
 matmul_case("many-tiles", "tma_256x64x32", m=(700,), n=192, k=64, epilogue=RESIDUAL_BYTES)
 matmul_case("many-tiles", "tma_128x256x32", m=(300,), n=512, k=64, epilogue=RESIDUAL_BYTES)
 matmul_case("odd", "pointer_64x64x64", m=(33,), n=37, k=301, epilogue=RESIDUAL_BYTES)
+
+
+def float8_case(
+    name: str, tactic: str, m: tuple[int, ...], n: int, k: int, epilogue: str, *,
+    out: DType = DType.FLOAT16, table: dict[str, dict[str, Case]] = CASES,
+) -> None:
+    """Register a product of float8 with a scale, a bias and a residual."""
+
+    def run() -> object:
+        generator = torch.Generator().manual_seed(k)
+        inputs = [torch.randn(*m, k, generator=generator), torch.randn(n, k, generator=generator)]
+        inputs = [(8 * x).to(torch.float8_e4m3fn) for x in inputs]
+        inputs += [torch.rand(n, generator=generator) / (8 * k**0.5), torch.randn(n)]
+        inputs += [torch.randn(*m, n).half()] if "i3" in epilogue else []
+        return check_cuda_tactic(
+            f"matmul.triton.{tactic}", Matmul(transpose_b=True), inputs, epilogue,
+            constants=(1, 2, 3), out_dtype=out,
+        )
+
+    table["matmul"][f"bytes-float8-{name}-{tactic}"] = run
+
+
+_FLOAT8 = "add(mul(i0,i1),i2)"
+for _tactic in ("tma_64x64x64", "tma_64x64x64_split4", "pointer_64x64x64"):
+    float8_case("gelu", _tactic, m=(2, 35), n=80, k=1040, epilogue=f"gelu({_FLOAT8})")
+    float8_case("residual", _tactic, m=(70,), n=96, k=1040, epilogue=f"add({_FLOAT8},i3)")
 for _tactic in ("tma_64x64x64", "pointer_64x64x64"):
     _conv = partial(convolution_case, tactic=_tactic)
     _conv("1x1", x=(2, 272, 5, 7), w=(48, 272, 1, 1), epilogue=RESIDUAL_BYTES)

@@ -35,7 +35,7 @@ from torch2rt.network.dtype import Array
 
 TORCH_TYPES = {
     "fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32, "i32": torch.int32,
-    "i8": torch.int8,
+    "i8": torch.int8, "fp8e4nv": torch.float8_e4m3fn,
 }
 
 

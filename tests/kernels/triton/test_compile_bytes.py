@@ -14,6 +14,7 @@ from cuda_testing import cuda_spec
 from triton_assembly import assembly
 
 from torch2rt.backends.spec import LayerSpec
+from torch2rt.backends.tactic import Unprepared
 from torch2rt.layers.convolution import Convolution
 from torch2rt.layers.matmul import Matmul
 from torch2rt.network.dtype import DType
@@ -71,3 +72,28 @@ def test_epilogues_of_few_terms_convert_at_full_rate() -> None:
 
 def test_maps_compile_for_blackwell() -> None:
     assert assembly("matmul.triton.tma_128x64x32", linear(), (10, 0))
+
+
+@pytest.mark.parametrize(("tactic", "capability", "instruction"), [
+    ("pointer_64x64x64", (8, 9), r"mma.sync\S*e4m3.e4m3"),
+    ("pointer_64x64x64", (9, 0), r"wgmma.mma_async\S*e4m3.e4m3"),
+    ("tma_128x128x64", (9, 0), r"wgmma.mma_async\S*e4m3.e4m3"),
+    ("tma_64x64x64_split4", (9, 0), r"wgmma.mma_async\S*e4m3.e4m3"),
+    ("tma_128x128x64", (10, 0), "tcgen05.mma"),
+])
+def test_float8_feeds_the_tensor_cores(
+    tactic: str, capability: tuple[int, int], instruction: str
+) -> None:
+    factors = [torch.zeros(256, 1024).to(torch.float8_e4m3fn)] * 2
+    spec = cuda_spec(
+        Matmul(transpose_b=True), [*factors, torch.zeros(256), torch.zeros(256)],
+        "gelu(add(mul(i0,i1),i2))", (1, 2, 3), DType.FLOAT16,
+    )
+    assert re.search(instruction, assembly(f"matmul.triton.{tactic}", spec, capability))
+
+
+def test_float8_is_refused_where_nothing_multiplies_it() -> None:
+    factors = [torch.zeros(256, 512).to(torch.float8_e4m3fn)] * 2
+    spec = cuda_spec(Matmul(transpose_b=True), factors, "mul(i0,0.5)", (1,), DType.FLOAT16)
+    with pytest.raises(Unprepared, match="products of float8 of before sm_89"):
+        assembly("matmul.triton.pointer_64x64x64", spec, (8, 0))

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from torch2rt.backends.cuda.device import current_device
 from torch2rt.backends.cuda.launch import I32
 from torch2rt.backends.cuda.triton.kernel import Program, Value
 from torch2rt.backends.cuda.triton.print_triton import print_epilogue, refusal_reason
@@ -20,7 +21,7 @@ TRITON_TYPES = {
     **TRITON_FLOATS, DType.FLOAT8_E4M3: "fp8e4nv", DType.INT8: "i8", DType.INT32: "i32",
 }
 # What tensor cores multiply; what may be stored, or read by an epilogue.
-_FACTORS = (*TRITON_FLOATS, DType.INT8)
+_FACTORS = (*TRITON_FLOATS, DType.INT8, DType.FLOAT8_E4M3)
 _STORED = (*TRITON_FLOATS, DType.INT8)
 MAX_EXTRAS = 3
 MAX_OFFSET = 2**31 - 1
@@ -93,6 +94,8 @@ def epilogue_refusal(spec: LayerSpec) -> Refusal | None:
         return Refusal(f"{dtype.value} times {second.value} to {out.value}")
     if dtype is DType.INT8 and sum_terms(spec) > _MAX_SUM_TERMS:
         return Refusal(f"sums of {sum_terms(spec)} products of bytes leave int32")
+    if dtype is DType.FLOAT8_E4M3 and current_device().capability < (8, 9):
+        return Refusal("products of float8 of before sm_89")
     extras = spec.inputs[spec.main_count :]
     if len(extras) > MAX_EXTRAS:
         return Refusal(f"{len(extras)} operands of the epilogue; at most {MAX_EXTRAS} are taken")
