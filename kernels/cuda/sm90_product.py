@@ -1,12 +1,17 @@
 """y = epilogue(a b) on Hopper's tensor cores, the epilogue of one tile under the sums of another.
 
 a [m, k] and b [n, k] have dense rows, any pitch that is a multiple of 16 bytes, and one type of 16
-or 8 bits; sums are float (int32 of int8). A block has three warpgroups. One thread of the first
-feeds a ring of stages through tensor maps. The other two take tiles of 128 x BN in turn
-("ping-pong"): while one multiplies (wgmma, both operands from shared memory), the other applies the
-epilogue to its registers, stages the result and stores it through a tensor map. Two blocks form a
-cluster: they share the columns (or the rows) of a pair of tiles, and each fetches half of what they
-share for both, which the L2 could not feed otherwise.
+or 8 bits; sums are float (int32 of int8). Of a convolution the rows of a are the pixels of an
+image with channels innermost, as the copy engine gathers them for one tap of the window after the
+other (im2col), and those of b have every tap's channels padded to whole stages.
+
+A block has three warpgroups. One thread of the first feeds a ring of stages through tensor maps.
+The other two take tiles of 128 x BN in turn ("ping-pong"): while one multiplies (wgmma, both
+operands from shared memory), the other applies the epilogue to its registers, stages the result and
+stores it through a tensor map. An operand of the epilogue that lies as y does is fetched to where
+the result is staged, before the tile's sums. Two blocks form a cluster: they share the columns (or
+the rows) of a pair of tiles, and each fetches half of what they share for both, which the L2 could
+not feed otherwise.
 
 Grid: two blocks per cluster, persistent. Bytes moved: a once per column of tiles and b once per
 row of tiles, the shared one of them once per pair; y once.
@@ -34,10 +39,25 @@ _BARRIER_BYTES = 1024
 
 @dataclass(frozen=True, slots=True)
 class Operand:
-    """An operand of the epilogue: "scalar", "column" (one value per n) or "matrix"."""
+    """An operand of the epilogue: "scalar", "column" (one value per n), "matrix" or "staged".
+
+    A staged one is a matrix of the result's type that is fetched through a tensor map; at most one.
+    """
 
     kind: str
     dtype: DType
+
+
+@dataclass(frozen=True, slots=True)
+class Taps:
+    """The window of a convolution of y [., pixels, n], ``channel_steps`` stages per tap."""
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    pixels: tuple[int, int]
+    channel_steps: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +77,12 @@ class ProductForm:
     has_pairs: bool
     operands: tuple[Operand, ...]
     expression: str
+    taps: Taps | None = None
+
+    @property
+    def has_staged(self) -> bool:
+        """Whether an operand is fetched to where the result is staged."""
+        return any(operand.kind == "staged" for operand in self.operands)
 
     @property
     def block_k(self) -> int:
@@ -81,7 +107,12 @@ class ProductForm:
 
     @property
     def staging_bytes(self) -> int:
-        """Of one warpgroup."""
+        """Of one warpgroup: a half, or both where an operand is fetched to them."""
+        return self.half_bytes * (2 if self.has_staged else 1)
+
+    @property
+    def half_bytes(self) -> int:
+        """Of half a tile of the result."""
         return STORE_ROWS * self.block_n * self.out_dtype.itemsize_bytes
 
     @property
@@ -94,8 +125,8 @@ class ProductForm:
 def product_source(form: ProductForm) -> str:
     """CUDA C++ of ``t2r_product``.
 
-    Parameters: tensor maps of a, b and y; m, n and steps along k; per epilogue operand its address
-    and, of a matrix, its pitch in elements.
+    Parameters: tensor maps of a, b and y; m, n, steps along k and tiles; per epilogue operand its
+    address and, of a matrix, its pitch in elements; of a staged one its map.
     """
     accumulator = "i32" if form.dtype is DType.INT8 else "float"
     constants = {
@@ -104,7 +135,8 @@ def product_source(form: ProductForm) -> str:
         "AHEAD": AHEAD[form.block_n], "A_BYTES": BLOCK_M * ROW_BYTES,
         "B_BYTES": form.block_n * ROW_BYTES, "BK": form.block_k,
         "STAGING_BYTES": form.staging_bytes, "STORE_COLUMNS": form.store_columns,
-        "STORE_ROW_BYTES": form.store_row_bytes,
+        "STORE_ROW_BYTES": form.store_row_bytes, "HALF_BYTES": form.half_bytes,
+        "HAS_STAGED": int(form.has_staged), **_tap_constants(form.taps),
     }
     lines = [f"constexpr int {name} = {value};" for name, value in constants.items()]
     half = "bf16" if form.out_dtype is DType.BFLOAT16 else "f16"
@@ -115,6 +147,20 @@ def product_source(form: ProductForm) -> str:
     return "\n".join([
         PRELUDE, *lines, *types, _ASYNC, _multiply(form), _epilogue(form), _kernel(form.operands),
     ])
+
+
+def _tap_constants(taps: Taps | None) -> dict[str, int]:
+    """Constants of a window; of a product they are there, and not used."""
+    found = taps or Taps((1, 1), (1, 1), (0, 0), (1, 1), (1, 1), 1)
+    pairs = {
+        "STRIDE": found.stride, "PADDING": found.padding, "DILATION": found.dilation,
+        "PIXELS": found.pixels,
+    }
+    constants = {"HAS_TAPS": int(taps is not None), "KERNEL_W": found.kernel[1]}
+    constants["CHANNEL_STEPS"] = found.channel_steps
+    for name, (over_h, over_w) in pairs.items():
+        constants |= {f"{name}_H": over_h, f"{name}_W": over_w}
+    return constants
 
 
 def _multiply(form: ProductForm) -> str:
@@ -155,20 +201,32 @@ T2R_DEVICE auto epilogue({parameters}) {{ return {form.expression}; }}
 def _kernel(operands: Sequence[Operand]) -> str:
     """The kernel, with the operands of the epilogue written out."""
     parts: dict[str, list[str]] = {
-        key: [] for key in ("PARAMETERS", "ARGUMENTS", "SCALARS", "ARRAYS", "COLUMNS", "READS")
+        key: [] for key in (
+            "PARAMETERS", "ARGUMENTS", "SCALARS", "ARRAYS", "COLUMNS", "READS", "FETCHES", "PASSED"
+        )
     }
     values: list[list[str]] = [[], []]
     for index, operand in enumerate(operands, 1):
-        name, suffix = f"e{index}", {"scalar": "", "column": "[j]", "matrix": "[j][part]"}
-        parts["PARAMETERS"].append(f",\n    const {c_type(operand.dtype)}* {name}")
-        parts["ARGUMENTS"].append(f", {name}")
+        name, suffix = f"e{index}", {"scalar": "", "column": "[j]"}
+        if operand.kind == "staged":
+            parts["PARAMETERS"].append(f",\n    const __grid_constant__ TensorMap {name}")
+            parts["FETCHES"].append(f"fetch({name}, own_staging, fetched, place);")
+            parts["ARRAYS"].append(f"float {name}_v[AHEAD][2][2];")
+            parts["READS"].append(
+                f"take_pair<Result>({name}_v[j][part], place_in_store(corner, first + j, part));"
+            )
+        else:
+            parts["PARAMETERS"].append(f",\n    const {c_type(operand.dtype)}* {name}")
+            parts["PASSED"].append(f",\n    const {c_type(operand.dtype)}* {name}")
+            parts["ARGUMENTS"].append(f", {name}")
         if operand.kind == "scalar":
             parts["SCALARS"].append(f"const float {name}_v = to_float(*{name});")
         elif operand.kind == "column":
             parts["ARRAYS"].append(f"float {name}_v[AHEAD][2];")
             parts["COLUMNS"].append(f"read_pair({name}_v[j], {name}, 0, column, 0, 1, n);")
-        else:
+        elif operand.kind == "matrix":
             parts["PARAMETERS"].append(f", int {name}_pitch")
+            parts["PASSED"].append(f", int {name}_pitch")
             parts["ARGUMENTS"].append(f", {name}_pitch")
             parts["ARRAYS"].append(f"float {name}_v[AHEAD][2][2];")
             parts["READS"].append(
@@ -176,7 +234,7 @@ def _kernel(operands: Sequence[Operand]) -> str:
             )
         for side, chosen in enumerate(values):
             which = "" if operand.kind == "scalar" else f"[{side}]"
-            chosen.append(f", {name}_v{suffix[operand.kind]}{which}")
+            chosen.append(f", {name}_v{suffix.get(operand.kind, '[j][part]')}{which}")
     parts |= {"REST0": values[0], "REST1": values[1]}
     kernel = _KERNEL
     for key, texts in parts.items():
@@ -229,6 +287,24 @@ T2R_DEVICE void load_box_for_both(u32 to, const TensorMap* map, u32 barrier, int
                  ".multicast::cluster [%0], [%1, {%4, %5}], [%2], %3;"
                  :: "r"(to), "l"(map), "r"(barrier), "h"((u16)3), "r"(k), "r"(row) : "memory");
 }
+// Pixels of one tap: (w, h, image) is the first pixel's corner, (right, down) the tap's place.
+T2R_DEVICE void load_pixels(
+    u32 to, const TensorMap* map, u32 barrier, int c, int w, int h, int image, int right, int down
+) {
+    asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.im2col"
+                 ".mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6}], [%2], {%7, %8};"
+                 :: "r"(to), "l"(map), "r"(barrier), "r"(c), "r"(w), "r"(h), "r"(image),
+                    "h"((u16)right), "h"((u16)down) : "memory");
+}
+T2R_DEVICE void load_pixels_for_both(
+    u32 to, const TensorMap* map, u32 barrier, int c, int w, int h, int image, int right, int down
+) {
+    asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.im2col"
+                 ".mbarrier::complete_tx::bytes.multicast::cluster "
+                 "[%0], [%1, {%3, %4, %5, %6}], [%2], {%7, %8}, %9;"
+                 :: "r"(to), "l"(map), "r"(barrier), "r"(c), "r"(w), "r"(h), "r"(image),
+                    "h"((u16)right), "h"((u16)down), "h"((u16)3) : "memory");
+}
 T2R_DEVICE void store_box(const TensorMap* map, u32 from, int column, int row) {
     asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%2, %3}], [%1];"
                  :: "l"(map), "r"(from), "r"(column), "r"(row) : "memory");
@@ -280,6 +356,18 @@ T2R_DEVICE void put(u32 at, i8 low, i8 high) {
     const u16 word = (u16)(u8)low | (u16)((u16)(u8)high << 8);
     asm volatile("st.shared.b16 [%0], %1;" :: "r"(at), "h"(word) : "memory");
 }
+template <class T> T2R_DEVICE void take_pair(float (&v)[2], u32 at) {
+    if (sizeof(T) == 1) {
+        u16 word;
+        asm volatile("ld.shared.u16 %0, [%1];" : "=h"(word) : "r"(at) : "memory");
+        v[0] = (float)(i8)(word & 255);
+        v[1] = (float)(i8)(word >> 8);
+    } else {
+        u32 word;
+        asm volatile("ld.shared.b32 %0, [%1];" : "=r"(word) : "r"(at) : "memory");
+        unpack2<Half>(v[0], v[1], word);
+    }
+}
 // Chunks of 16 bytes of a row are swizzled by the row's number, as the store's map expects.
 T2R_DEVICE u32 corner_in_store(u32 staging, int row, int column) {
     const int twist = STORE_ROW_BYTES == 128 ? row & 7 : (row >> 1) & 3;
@@ -306,13 +394,47 @@ T2R_DEVICE Place place_of(int index, int m, int n, int rank) {
     return {(index / columns * 2 + rank) * 128, index % columns * BN};
 }
 
+// An operand of the epilogue, to where the result will be staged; by the thread that stores.
+T2R_DEVICE void fetch(const TensorMap& map, u32 staging, u32 barrier, Place place) {
+    stores_have_read();
+    barrier_expect(barrier, 2 * HALF_BYTES);
+    for (int half = 0; half < 2; half++)
+        for (int box = 0; box < BN / STORE_COLUMNS; box++)
+            load_box(staging + half * HALF_BYTES + box * 64 * STORE_ROW_BYTES, &map, barrier,
+                     place.column + box * STORE_COLUMNS, place.row + half * 64);
+}
+
+// A stage's rows of a: of a product, or the pixels of a tap.
+struct Rows { int row, w, h, image; };
+T2R_DEVICE Rows rows_of(int row) {
+    if (!HAS_TAPS) return {row, 0, 0, 0};
+    const int image = row / (PIXELS_H * PIXELS_W), rest = row % (PIXELS_H * PIXELS_W);
+    return {row, rest % PIXELS_W * STRIDE_W - PADDING_W, rest / PIXELS_W * STRIDE_H - PADDING_H,
+            image};
+}
+T2R_DEVICE void load_rows(u32 to, const TensorMap* map, u32 barrier, int step, Rows rows) {
+    if (!HAS_TAPS) {
+        if (SHARES_A) load_box_for_both(to, map, barrier, step * BK, rows.row);
+        else load_box(to, map, barrier, step * BK, rows.row);
+        return;
+    }
+    const int tap = step / CHANNEL_STEPS, c = step % CHANNEL_STEPS * BK;
+    const int right = tap % KERNEL_W * DILATION_W, down = tap / KERNEL_W * DILATION_H;
+    if (SHARES_A)
+        load_pixels_for_both(to, map, barrier, c, rows.w, rows.h, rows.image, right, down);
+    else
+        load_pixels(to, map, barrier, c, rows.w, rows.h, rows.image, right, down);
+}
+
 // Half a tile of the result: the epilogue, the staging, the store. Rows of a warp lie 16 by 16.
 T2R_DEVICE void finish(
     Sum (&d)[BN / 2], const TensorMap& y_map, u32 staging, int name, int thread, int row0,
-    int column0, int m, int n@PARAMETERS@
+    int column0, int m, int n@PASSED@
 ) {
-    if (thread == 0) stores_have_read();
-    named_sync(name, 128);
+    if (!HAS_STAGED) {
+        if (thread == 0) stores_have_read();
+        named_sync(name, 128);
+    }
     const int lane = thread % 32, y_row = thread / 32 * 16 + lane / 4, y_column = lane % 4 * 2;
     const u32 corner = corner_in_store(staging, y_row, y_column);
     @SCALARS@
@@ -358,6 +480,7 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(384, 1) t
     const u32 base = (shared_address(raw) + 1023) & ~1023u;
     const u32 staging = base + STAGES * (A_BYTES + B_BYTES);
     const u32 full = staging + 2 * STAGING_BYTES, empty = full + 8 * STAGES;
+    const u32 fetches = empty + 8 * STAGES;
     const int group = threadIdx.x / 128, thread = threadIdx.x % 128;
     const int rank = cluster_rank(), first = blockIdx.x / 2, clusters = gridDim.x / 2;
     if (threadIdx.x == 0) {
@@ -365,6 +488,7 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(384, 1) t
             barrier_init(full + 8 * i, 1);
             barrier_init(empty + 8 * i, 8);  // four warps of each block
         }
+        for (int i = 0; i < 2; i++) barrier_init(fetches + 8 * i, 1);
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
     cluster_sync();
@@ -375,20 +499,16 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(384, 1) t
             int stage = 0, parity = 1;
             for (int index = first; index < tiles; index += clusters) {
                 const Place place = place_of(index, m, n, rank);
+                const Rows rows = rows_of(place.row + (SHARES_A ? rank * 64 : 0));
                 for (int step = 0; step < steps; step++) {
                     const u32 a = base + stage * (A_BYTES + B_BYTES), b = a + A_BYTES;
                     const u32 barrier = full + 8 * stage;
                     barrier_wait(empty + 8 * stage, parity);
                     barrier_expect(barrier, A_BYTES + B_BYTES);
-                    if (SHARES_A) {
-                        load_box_for_both(a + rank * (A_BYTES / 2), &a_map, barrier, step * BK,
-                                          place.row + rank * 64);
-                        load_box(b, &b_map, barrier, step * BK, place.column);
-                    } else {
-                        load_box(a, &a_map, barrier, step * BK, place.row);
-                        load_box_for_both(b + rank * (B_BYTES / 2), &b_map, barrier, step * BK,
-                                          place.column + rank * (BN / 2));
-                    }
+                    load_rows(SHARES_A ? a + rank * (A_BYTES / 2) : a, &a_map, barrier, step, rows);
+                    if (SHARES_A) load_box(b, &b_map, barrier, step * BK, place.column);
+                    else load_box_for_both(b + rank * (B_BYTES / 2), &b_map, barrier, step * BK,
+                                           place.column + rank * (BN / 2));
                     if (++stage == STAGES) { stage = 0; parity ^= 1; }
                 }
             }
@@ -396,15 +516,16 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(384, 1) t
     } else {
         asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
         const int mine = group - 1, lane = thread % 32, warp = thread / 32;
-        const u32 own_staging = staging + mine * STAGING_BYTES;
+        const u32 own_staging = staging + mine * STAGING_BYTES, fetched = fetches + 8 * mine;
         const int ORDER = 1, STORE = 3;
         // The first group multiplies first; who waits for its turn is let in by the other.
         if (mine == 1) named_arrive(ORDER, 256);
         int done = 0;  // steps of all tiles so far, those of the other group too
-        int turn = 0;
+        int turn = 0, fetch_parity = 0;
         for (int index = first; index < tiles; index += clusters, turn ^= 1, done += steps) {
             if (turn != mine) continue;
             const Place place = place_of(index, m, n, rank);
+            if (thread == 0) { @FETCHES@ }
             Sum upper[BN / 2], lower[BN / 2];
             named_sync(ORDER + mine, 256);
             int stage = done % STAGES, parity = done / STAGES & 1;
@@ -437,10 +558,14 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(384, 1) t
             hold(lower);
             if (lane < 2) barrier_arrive(empty + 8 * last, lane);
 
+            if (HAS_STAGED) {
+                barrier_wait(fetched, fetch_parity);
+                fetch_parity ^= 1;
+            }
             finish(upper, y_map, own_staging, STORE + mine, thread, place.row, place.column,
                    m, n@ARGUMENTS@);
-            finish(lower, y_map, own_staging, STORE + mine, thread, place.row + 64, place.column,
-                   m, n@ARGUMENTS@);
+            finish(lower, y_map, own_staging + (HAS_STAGED ? HALF_BYTES : 0), STORE + mine, thread,
+                   place.row + 64, place.column, m, n@ARGUMENTS@);
         }
         if (thread == 0) stores_are_done();
     }

@@ -14,7 +14,7 @@ from torch2rt.backends.cuda.cpp import sm90_products
 from torch2rt.backends.cuda.device import preparing_for
 from torch2rt.backends.cuda.nvrtc import compile_cubin
 from torch2rt.backends.tactic import Refusal
-from torch2rt.kernels.cuda.sm90_product import Operand, ProductForm, product_source
+from torch2rt.kernels.cuda.sm90_product import Operand, ProductForm, Taps, product_source
 from torch2rt.layers.convolution import Convolution
 from torch2rt.layers.matmul import Matmul
 from torch2rt.network.dtype import DType
@@ -87,6 +87,50 @@ def test_convolutions(width: str) -> None:
         )
 
 
+WINDOWS = {
+    # x, w, stride, padding, dilation
+    "3x3": ((2, 64, 14, 14), (128, 64, 3, 3), 1, 1, 1),
+    "many": ((20, 136, 28, 28), (264, 136, 3, 3), 1, 1, 1),
+    "stride": ((3, 64, 27, 30), (192, 64, 3, 3), 2, 1, 1),
+    "1x1-stride": ((3, 256, 28, 28), (512, 256, 1, 1), 2, 0, 1),
+    "5x5": ((2, 48, 17, 13), (64, 48, 5, 5), 1, 2, 1),
+    "dilated": ((2, 64, 20, 20), (96, 64, 3, 3), 1, 2, 2),
+    "valid": ((2, 80, 16, 20), (64, 80, 3, 3), 1, 0, 1),
+    "7x7": ((2, 16, 33, 31), (64, 16, 7, 7), 2, 3, 1),
+}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.int8])
+def test_windows(width: str, window: str, dtype: torch.dtype) -> None:
+    x_shape, w_shape, stride, padding, dilation = WINDOWS[window]
+    kind = Convolution((stride,) * 2, (padding,) * 2, (padding,) * 2, (dilation,) * 2)
+    name = f"convolution.wgmma.{width}"
+    y = torch.nn.functional.conv2d(
+        torch.empty(x_shape, device="meta"), torch.empty(w_shape, device="meta"), None, stride,
+        padding, dilation,
+    )
+    bias = torch.randn(w_shape[0], 1, 1)
+    with cuda_testing.testing_on(real_gpu()):
+        if dtype is torch.float16:
+            residual = values(*y.shape, seed=2)
+            inputs = [values(*x_shape), values(*w_shape, seed=1), bias, residual]
+            check_cuda_tactic(name, kind, inputs, RESIDUAL, constants=[1, 2])
+            check_cuda_tactic(name, kind, inputs[:3], "relu(add(i0,i1))", constants=[1, 2],
+                              pitched={"i0": 1, "o0": 1})
+            return
+        scale = torch.rand(w_shape[0], 1, 1) * 2e-3
+        inputs = [integers(*x_shape), integers(*w_shape, seed=1), scale, bias]
+        check_cuda_tactic(
+            name, kind, [*inputs, integers(*y.shape, seed=2)],
+            "to_int8(clamp(round(mul(relu(add(add(mul(to_float32(i0),i1),i2),"
+            "mul(to_float32(i3),0.25))),0.5)),-128.0,127.0))",
+            constants=[1, 2, 3], out_dtype=DType.INT8, tolerance=1e-3,
+        )
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("shape", ["even", "parts", "rounds", "long"])
@@ -108,6 +152,7 @@ def test_integers(width: str, shape: str) -> None:
         )
 
 
+TAPS = Taps((3, 3), (2, 2), (1, 1), (1, 1), (14, 14), 2)
 FORMS = [
     ProductForm(
         DType.FLOAT16, DType.FLOAT16, 192, 3, True, False, False,
@@ -120,9 +165,9 @@ FORMS = [
     ),
     ProductForm(
         DType.INT8, DType.INT8, 192, 4, False, False, True,
-        (Operand("column", DType.FLOAT32), Operand("matrix", DType.INT8),
+        (Operand("column", DType.FLOAT32), Operand("staged", DType.INT8),
          Operand("scalar", DType.FLOAT32)),
-        "(i8)(i32)rint(t2r_clamp((float)i0 * i1 + i2 * i3, -128.0f, 127.0f))",
+        "(i8)(i32)rint(t2r_clamp((float)i0 * i1 + i2 * i3, -128.0f, 127.0f))", TAPS,
     ),
 ]
 

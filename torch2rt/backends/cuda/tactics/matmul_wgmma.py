@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from torch2rt.backends.cuda.cpp.sm90_products import WIDTHS
+from torch2rt.backends.cuda.cpp.sm90_products import WIDTHS, Problem, problem_of_product
 from torch2rt.backends.cuda.cpp.sm90_tactic import WgmmaTactic
 from torch2rt.backends.cuda.tactics.matmul_triton import matmul_product
-from torch2rt.backends.cuda.triton.gemm import Product
 from torch2rt.backends.spec import LayerSpec
 from torch2rt.backends.tactic import Refusal
 
@@ -17,9 +16,10 @@ class WgmmaMatmul(WgmmaTactic):
 
     kinds: ClassVar[tuple[str, ...]] = ("matmul",)
 
-    def find_product(self, spec: LayerSpec) -> Product | Refusal:
+    def problem(self, spec: LayerSpec) -> Problem | Refusal:
         """The product that a matmul is."""
-        return matmul_product(spec)
+        product = matmul_product(spec)
+        return product if isinstance(product, Refusal) else problem_of_product(product)
 
 
 globals().update({
