@@ -9,7 +9,7 @@ from torch2rt import expression as ex
 from torch2rt.fusions.base import Fusion
 from torch2rt.fusions.operands import MAX_INPUTS, MAX_SIZE
 from torch2rt.fusions.quantized import dequantized, encoding_of
-from torch2rt.fusions.rewrite import remove_if_unused, replace_layer
+from torch2rt.fusions.rewrite import merged_origins, remove_if_unused, replace_layer
 from torch2rt.layers.dequantize import Dequantize
 from torch2rt.layers.pointwise import Pointwise
 from torch2rt.network.layer import Layer
@@ -76,6 +76,7 @@ class DequantizeIntoExpression(Fusion[_Match]):
         )
         if not isinstance(layer.kind, Pointwise):
             network.set_epilogue(layer, expression, tuple(operands))
+            network.set_origins(layer, merged_origins(producer, layer))
             remove_if_unused(network, producer)
             return layer
         kind = Pointwise(expression, layer.kind.dtype)

@@ -8,7 +8,7 @@ import numpy as np
 
 from torch2rt.fusions.base import Fusion
 from torch2rt.fusions.quantized import dequantized, encoding_of
-from torch2rt.fusions.rewrite import remove_if_unused, replace_by
+from torch2rt.fusions.rewrite import merged_origins, remove_if_unused, replace_by
 from torch2rt.layers.quantize import Quantize
 from torch2rt.network.layer import Layer
 from torch2rt.network.network import Network
@@ -57,6 +57,7 @@ class RemoveRequantize(Fusion[_Match]):
         """Readers of the second read what the first does."""
         producer, layer = match
         stored = producer.inputs[0]
+        network.set_origins(layer, merged_origins(producer, layer))
         replace_by(network, layer, stored)
         result = stored.producer if stored.producer is not None else producer
         remove_if_unused(network, producer)

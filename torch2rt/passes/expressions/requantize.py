@@ -15,6 +15,8 @@ from torch2rt import expression as ex
 
 # A bound this near to the end of the range rounds to the end.
 _ROUNDS_UP = 0.499
+# A factor this near to 1 is a scale in float32 times its own reciprocal.
+_ONE = 3e-7
 
 
 def with_scale_inside(expression: ex.Expression, constants: Collection[int]) -> ex.Expression:
@@ -56,7 +58,9 @@ def _scaled(
         case ex.Input(index) if index in constants:
             return ex.apply("mul", value, factor)
         case ex.Apply("mul", (inner, ex.Constant(number))):
-            return ex.apply("mul", inner, float(number) * factor)
+            product = float(number) * factor
+            is_one = abs(product - 1) < _ONE
+            return inner if is_one else ex.apply("mul", inner, product)
         case ex.Apply("mul", (_, ex.Input(index))) if index in constants:
             return ex.apply("mul", value, factor)
         case ex.Apply("relu", (inner,)):
