@@ -63,8 +63,14 @@ class _Binder:
 
     def triton(self, kernel: TritonKernel) -> tuple[Any, ...]:
         """(source, entry, parameters, constants, warps, stages, grid, numbers, has workspace)."""
-        source, entry = source_text(kernel.function)
-        names = parameter_names(kernel.function, kernel.constants)
+        try:
+            source, entry = source_text(kernel.function)
+            names = parameter_names(kernel.function, kernel.constants)
+        except (ValueError, TypeError, OSError) as error:
+            raise self._error(
+                f"its Triton kernel cannot be used: {error}",
+                "Give a function decorated with triton.jit that stands in a file",
+            ) from error
         constants = tuple(sorted(kernel.constants.items()))
         return (
             source, entry, names, constants, kernel.warps, kernel.stages, self._grid(kernel),

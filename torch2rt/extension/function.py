@@ -76,7 +76,7 @@ def define_function(
 
     PluginError where its parameters cannot be parameters of an operator.
     """
-    typed = _typed(name, body)
+    typed = _typed(body)
     try:
         schema = torch.library.infer_schema(typed, mutates_args=())
     except ValueError as error:
@@ -86,7 +86,7 @@ def define_function(
             "these, and the result as Tensor or a tuple of Tensors",
         ) from error
     operator = torch.library.custom_op(name, typed, mutates_args=(), schema=schema)
-    operator.register_fake(_typed(name, fake) if fake is not None else typed)
+    operator.register_fake(_owning(fake) if fake is not None else typed)
     return FunctionDefinition(
         name, version, body.__module__, source_of(body), implementations, body,
         tuple(inspect.signature(body).parameters), operator._opoverload,
@@ -125,8 +125,8 @@ def operator_name(overload: Any) -> str:
     return f"{overload._schema.name.replace('::', '.')}.{overload._overloadname}"
 
 
-def _typed(name: str, body: Callable[..., Any]) -> Callable[..., Any]:
-    """The body with an annotation for every parameter, which gives no memory of its inputs away.
+def _typed(body: Callable[..., Any]) -> Callable[..., Any]:
+    """The body with an annotation for every parameter.
 
     What is not annotated is a Tensor, or of the type of its default.
     """
@@ -136,9 +136,16 @@ def _typed(name: str, body: Callable[..., Any]) -> Callable[..., Any]:
         item.replace(annotation=hints.get(key) or _guess(item))
         for key, item in signature.parameters.items()
     ]
-    result = hints.get("return", torch.Tensor)
+    run = _owning(body)
+    vars(run)["__signature__"] = signature.replace(
+        parameters=parameters, return_annotation=hints.get("return", torch.Tensor)
+    )
+    return run
 
-    @functools.wraps(body)
+
+def _owning(body: Callable[..., Any]) -> Callable[..., Any]:
+    """The body, whose results share no memory with its arguments, as an operator must give."""
+
     def run(*args: Any, **kwargs: Any) -> Any:
         found = body(*args, **kwargs)
         given = [item for item in (*args, *kwargs.values()) if isinstance(item, torch.Tensor)]
@@ -146,10 +153,6 @@ def _typed(name: str, body: Callable[..., Any]) -> Callable[..., Any]:
             return _own(found, given)
         return tuple(_own(item, given) for item in found)
 
-    del run.__wrapped__
-    run.__signature__ = signature.replace(  # type: ignore[attr-defined]
-        parameters=parameters, return_annotation=result
-    )
     return run
 
 
