@@ -142,3 +142,46 @@ def test_constants_are_rounded_once_and_never_become_infinite():
     half = convert_float(values, DType.FLOAT32, DType.FLOAT16)
     expected = [65504, -65504, np.inf, -np.inf, 1, np.nan]
     assert np.array_equal(half, np.array(expected, np.float16), equal_nan=True)
+
+
+TWO_PRODUCTS = (
+    "constant @v: float32[3,3]\nconstant @w: float32[3,3]\n"
+    '%p = matmul(%x, @v) {"transpose_b":true} -> float32[2,3]\n'
+    '%q = pointwise(%p) {"expression":{"expression":"mul(i0,0.001)"},'
+    '"dtype":{"dtype":"float32"}} -> float32[2,3]\n'
+    '%y = matmul(%q, @w) {"transpose_b":true} -> float32[2,3]\n'
+)
+
+
+def with_wide(*wide: str, is_kept=None) -> Network:
+    import_all_kinds()
+    arrays = {name: np.ones((3, 3), np.float32) for name in "vw"}
+    network = parse(HEADER + TWO_PRODUCTS + OUTPUT, arrays)
+    step = LowerPrecision(DType.FLOAT16, wide=wide, is_kept=is_kept)
+    step.run(network, Log())
+    verify(network)
+    before = text(network)
+    assert not step.run(network, Log())
+    assert text(network) == before
+    return network
+
+
+def operands(network: Network) -> dict[str, list[str]]:
+    return {
+        layer.name: [tensor.dtype.value for tensor in (*layer.inputs, *layer.outputs)]
+        for layer in network.layers if layer.name in ("p", "q", "y")
+    }
+
+
+def test_layers_of_tensors_that_calibration_saw_leave_float16_stay_float32():
+    low, wide = ["float16"] * 3, ["float32"] * 3
+    assert operands(with_wide()) == {"p": low, "q": low[:2], "y": low}
+    for name in ("p", "x"):  # and what is computed from those alone
+        assert operands(with_wide(name)) == {"p": wide, "q": wide[:2], "y": low}
+    assert operands(with_wide("y")) == {"p": low, "q": low[:2], "y": wide}
+
+
+def test_layers_that_are_to_be_kept_stay_float32():
+    network = with_wide(is_kept=lambda layer: layer.name == "y")
+    assert operands(network)["y"] == ["float32"] * 3
+    assert operands(network)["p"] == ["float16"] * 3
