@@ -178,7 +178,7 @@ def test_as_torchvision_on_a_gpu():
         def forward(self, boxes, scores):
             return nms(boxes, scores, 0.5, 300)
 
-    rt = torch2rt.convert(Suppress(), (boxes[None], scores[None]), dynamic_shapes={})
+    rt = torch2rt.convert(Suppress(), (boxes[None], scores[None]), progress=False)
     kept, counts = rt(boxes[None], scores[None])
     assert counts.tolist() == [300]
     assert torch.equal(kept[0], torchvision.ops.nms(boxes, scores, 0.5)[:300])
