@@ -360,8 +360,8 @@ template <class T> T2R_DEVICE void take_pair(float (&v)[2], u32 at) {
     if (sizeof(T) == 1) {
         u16 word;
         asm volatile("ld.shared.u16 %0, [%1];" : "=h"(word) : "r"(at) : "memory");
-        v[0] = (float)(i8)(word & 255);
-        v[1] = (float)(i8)(word >> 8);
+        v[0] = to_float((i8)(word & 255));
+        v[1] = to_float((i8)(word >> 8));
     } else {
         u32 word;
         asm volatile("ld.shared.b32 %0, [%1];" : "=r"(word) : "r"(at) : "memory");

@@ -8,8 +8,9 @@ from typing import ClassVar
 
 import torch
 
-from torch2rt.bench.contenders.adapter import cast_floats, cast_loaded
+from torch2rt.bench.contenders.adapter import calibration_samples, cast_floats, cast_loaded
 from torch2rt.bench.contenders.base import BuildRequest, Contender
+from torch2rt.bench.source import LoadedModel
 
 _GPU_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -18,9 +19,9 @@ class Torch2rt(Contender):
     """``torch2rt.convert`` and a call of the module it returns, inputs in the model's dtype."""
 
     name = "torch2rt"
-    packages: ClassVar = ("torch2rt",)
-    variants: ClassVar = {p: ("engine",) for p in ("fp32", "bf16")}
-    cuda_variants: ClassVar = {p: ("engine",) for p in ("fp32", "tf32", "bf16", "fp16")}
+    packages: ClassVar = ()  # it is what runs, installed or not
+    variants: ClassVar = {p: ("engine",) for p in ("fp32", "bf16", "int8")}
+    cuda_variants: ClassVar = {p: ("engine",) for p in ("fp32", "tf32", "bf16", "fp16", "int8")}
     devices: ClassVar = ("cpu", "cuda")
     is_peer = False
     times_while_building = True
@@ -48,6 +49,7 @@ class Torch2rt(Contender):
                 threads=request.threads,
                 tune_budget_s=request.tune_budget_s,
                 progress=False,
+                calibration=_calibration(loaded) if request.precision == "int8" else None,
             )
             args = tuple(cast_floats(v, dtype, request.device) for v in loaded.args)
             kwargs = {k: cast_floats(v, dtype, request.device) for k, v in loaded.kwargs.items()}
@@ -62,3 +64,15 @@ class Torch2rt(Contender):
     def context(self) -> AbstractContextManager[object]:
         """An engine refuses inputs that want gradients."""
         return torch.inference_mode()
+
+
+def _calibration(loaded: LoadedModel) -> list[object]:
+    """The samples as the model takes them: a tensor, a tuple, or by name."""
+    samples: list[object] = []
+    for tensors in calibration_samples(loaded):
+        if loaded.kwargs:
+            names = [k for k, v in loaded.kwargs.items() if isinstance(v, torch.Tensor)]
+            samples.append(dict(zip(names, tensors[len(tensors) - len(names):], strict=True)))
+        else:
+            samples.append(tensors[0] if len(tensors) == 1 else tensors)
+    return samples

@@ -57,6 +57,8 @@ _FLOPS_PER_US = 5.0e6
 _START_US = 3.0
 _MEMORY_BYTES_PER_US = 3.6e6
 _MOST_STAGES = 6
+# Products of bytes whose sum stays within 2^22, which converts to float at full rate.
+_MOST_SMALL_TERMS = 2**22 // 128**2
 # What corners and steps of an im2col map may be.
 _LOWEST_CORNER, _HIGHEST_CORNER, _LARGEST_STEP, _LARGEST_TAP = -128, 127, 8, 255
 
@@ -246,6 +248,9 @@ def _expression(spec: LayerSpec, problem: Problem) -> str:
     if spec.epilogue is None:
         return "i0"
     names = [f"i{index}" for index in range(len(dtypes))]
+    terms = problem.k * (problem.window.taps if problem.window is not None else 1)
+    if problem.dtype is DType.INT8 and terms <= _MOST_SMALL_TERMS:
+        names[0], dtypes[0] = "t2r_small_to_float(i0)", DType.FLOAT32
     return print_cpp(spec.epilogue, names, dtypes, problem.out_dtype)
 
 
