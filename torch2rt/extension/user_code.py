@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch2rt.errors import PluginError, Torch2rtError
+from torch2rt.network.dtype import DType
 
 
 def call_user(
@@ -37,5 +38,6 @@ def described(value: Any) -> str:
     if shape is None:
         text = repr(value)
         return text if len(text) <= 80 else f"{text[:77]}..."
-    dtype = str(value.dtype).removeprefix("torch.")
+    found = value.dtype
+    dtype = found.value if isinstance(found, DType) else str(found).removeprefix("torch.")
     return f"{dtype}[{','.join(map(str, shape))}]"

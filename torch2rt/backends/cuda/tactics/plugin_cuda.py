@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from torch2rt.backends.cuda.cpp.kernel import cpp_kernel
-from torch2rt.backends.cuda.device import current_device
+from torch2rt.backends.cuda.device import Kernel, current_device
 from torch2rt.backends.cuda.launch import KernelPrepared, Launch
 from torch2rt.backends.cuda.plugin_arguments import launch_arguments, launch_size
 from torch2rt.backends.plugins import dtype_refusal, plugin_of
 from torch2rt.backends.spec import LayerSpec
 from torch2rt.backends.tactic import Prepared, Refusal, Tactic, Unprepared, Weights
+from torch2rt.errors import PluginError
 from torch2rt.kernels.cuda.prelude import PRELUDE, c_type
 
 
@@ -41,11 +42,27 @@ def _launch(spec: LayerSpec, weights: Weights, row: tuple[Any, ...]) -> Launch:
     available = current_device().shared_bytes
     if shared_bytes > available:
         raise Unprepared(f"{entry} wants {shared_bytes} bytes of shared memory of {available}")
-    kernel = cpp_kernel(weights, entry, plugin_source(spec, source), shared_bytes)
+    kernel = _compiled(spec, weights, entry, source, shared_bytes)
     return Launch(
         kernel, _three(grid), _three(block), launch_arguments(spec, weights, numbers),
         shared_bytes,
     )
+
+
+def _compiled(
+    spec: LayerSpec, weights: Weights, entry: str, source: str, shared_bytes: int
+) -> Kernel:
+    """The kernel. PluginError where the compiler refuses the user's text."""
+    try:
+        return cpp_kernel(weights, entry, plugin_source(spec, source), shared_bytes)
+    except Unprepared as error:
+        reason = str(error)
+        if "does not compile" not in reason:
+            raise
+        raise PluginError(
+            name=plugin_of(spec).plugin, where=f", layer {spec.name} ({spec.where})",
+            reason=f"its kernel {reason}", remedy='Lines are those of "plugin", its source',
+        ) from error
 
 
 def plugin_source(spec: LayerSpec, source: str) -> str:
