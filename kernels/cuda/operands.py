@@ -14,6 +14,7 @@ VALUES = r"""
 template <class T> T2R_DEVICE T widened(T v) { return v; }
 T2R_DEVICE float widened(f16 v) { return to_float(v); }
 T2R_DEVICE float widened(bf16 v) { return to_float(v); }
+T2R_DEVICE float widened(f8 v) { return to_float(v); }
 
 // The reverse; a float is cut or rounded as `from_float` does it.
 template <class T> struct Narrow {

@@ -12,12 +12,12 @@ from torch2rt.network.dtype import DType
 _C_TYPES = {
     DType.FLOAT64: "double", DType.FLOAT32: "float", DType.FLOAT16: "f16",
     DType.BFLOAT16: "bf16", DType.INT64: "i64", DType.INT32: "i32", DType.INT16: "i16",
-    DType.INT8: "i8", DType.UINT8: "u8", DType.BOOL: "bool", DType.FLOAT8_E4M3: "u8",
+    DType.INT8: "i8", DType.UINT8: "u8", DType.BOOL: "bool", DType.FLOAT8_E4M3: "f8",
 }
 
 
 def c_type(dtype: DType) -> str:
-    """The C++ type that stores a dtype; float8 is stored as bits."""
+    """The C++ type that stores a dtype."""
     return _C_TYPES[dtype]
 
 
@@ -34,9 +34,10 @@ typedef unsigned long long u64;
 #define T2R_DEVICE static __device__ __forceinline__
 #define T2R_MEMBER __device__ __forceinline__
 
-// 16-bit floats, for storage only: compute with to_float and from_float.
+// Small floats, for storage only: compute with to_float and from_float.
 struct f16 { u16 bits; };
 struct bf16 { u16 bits; };
+struct f8 { u8 bits; }; // E4M3
 
 template <int BYTES> struct RawBytes;
 template <> struct RawBytes<1> { typedef u8 type; };
@@ -79,6 +80,15 @@ T2R_DEVICE float to_float(f16 x) {
 #endif
 }
 
+// E4M3 has no infinity, and NaN where all but the sign is 1. Shifted to where float32 has exponent
+// and mantissa, its bits are the value over 2^120, subnormal ones included.
+T2R_DEVICE float to_float(f8 x) {
+    const float scaled = __uint_as_float((u32)(x.bits & 0x7fu) << 20) * 1.329227995784916e36f;
+    const u32 sign = (u32)(x.bits & 0x80u) << 24;
+    const u32 bits = (x.bits & 0x7fu) == 0x7fu ? 0x7fffffffu : __float_as_uint(scaled);
+    return __uint_as_float(sign | bits);
+}
+
 // from_float<T>(x): rounded to nearest even, NaN kept; integers are cut towards zero and wrap.
 template <class T> struct FromFloat;
 template <> struct FromFloat<float> { static T2R_MEMBER float of(float x) { return x; } };
@@ -110,6 +120,29 @@ template <> struct FromFloat<bf16> {
         const u32 bits = __float_as_uint(x);
         const bool is_nan = (bits & 0x7fffffffu) > 0x7f800000u;
         result.bits = is_nan ? (u16)0x7fff : (u16)((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+#endif
+        return result;
+    }
+};
+// Cut to -448..448, infinity too.
+template <> struct FromFloat<f8> {
+    static T2R_MEMBER f8 of(float x) {
+        f8 result;
+#if !defined(T2R_EMULATED) && __CUDA_ARCH__ >= 890
+        u16 pair;
+        asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(pair) : "f"(0.0f), "f"(x));
+        result.bits = (u8)pair;
+#else
+        const u32 bits = __float_as_uint(x), sign = bits >> 24 & 0x80u, size = bits & 0x7fffffffu;
+        if (size > 0x43e00000u) { // 448
+            result.bits = (u8)(sign | (size > 0x7f800000u ? 0x7fu : 0x7eu));
+        } else if (size < 0x3c800000u) { // below 2^-6: multiples of 2^-9, by a sum that rounds
+            const float whole = __uint_as_float(size) * 512.0f + 12582912.0f;
+            result.bits = (u8)(sign | (__float_as_uint(whole) & 0xfu));
+        } else {
+            const u32 rounded = size + 0x7ffffu + (size >> 20 & 1u);
+            result.bits = (u8)(sign | ((rounded - 0x3c000000u) >> 20));
+        }
 #endif
         return result;
     }

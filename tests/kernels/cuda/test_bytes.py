@@ -66,3 +66,13 @@ def test_quantizing_an_image_compiles() -> None:
     kind = Pointwise(parse_expression(requantized("to_float32(i0)")), DType.INT8)
     inputs = [torch.empty(8, 16, 64, 64, dtype=torch.float16, device="meta")]
     compiles("pointwise.cuda.vector", cuda_spec(kind, inputs), inputs)
+
+
+@pytest.mark.parametrize(("text", "source", "dtype"), [
+    ("to_float8_e4m3fn(mul(i0,2.0))", torch.float16, DType.FLOAT8_E4M3),
+    ("mul(i0,2.0)", torch.float8_e4m3fn, DType.FLOAT16),
+])
+def test_float8_compiles(text: str, source: torch.dtype, dtype: DType) -> None:
+    inputs = [torch.empty(64, 64, dtype=source, device="meta")]
+    kind = Pointwise(parse_expression(text), dtype)
+    compiles("pointwise.cuda.vector", cuda_spec(kind, inputs), inputs)

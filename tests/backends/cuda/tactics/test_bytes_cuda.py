@@ -170,3 +170,29 @@ def test_sums_of_bytes() -> None:
 def test_images_become_bytes_with_channels_last() -> None:
     kind = Pointwise(parse_expression(bytes_of("to_float32(i0)")), DType.INT8)
     check_cuda_tactic("pointwise.cuda.transpose", kind, [floats(2, 24, 9, 10)], tolerance=FLIPS)
+
+
+def test_every_float8_is_read() -> None:
+    x = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn)
+    for dtype in (DType.FLOAT32, DType.FLOAT16):
+        kind = Pointwise(parse_expression("mul(i0,1.0)"), dtype)
+        check_cuda_tactic("pointwise.cuda.vector", kind, [x], tolerance=0.0)
+
+
+def test_floats_become_float8_as_torch_rounds_them() -> None:
+    every = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).float()
+    every = every[every.isfinite()].sort().values
+    between = (every[1:] + every[:-1]) / 2
+    beside = [between.nextafter(torch.tensor(v)) for v in (-torch.inf, torch.inf)]
+    special = torch.tensor([448.0, 463.9, 464.0, 464.1, 1e30, torch.inf, torch.nan, 1e-9])
+    x = torch.cat([every, between, *beside, special, -special, floats(1001)])
+    kind = Pointwise(parse_expression("mul(i0,1.0)"), DType.FLOAT8_E4M3)
+    check_cuda_tactic("pointwise.cuda.vector", kind, [x], tolerance=0.0)
+
+
+def test_halves_are_quantized_to_float8() -> None:
+    text = "to_float8_e4m3fn(clamp(mul(gelu(i0),20.0),-448.0,448.0))"
+    kind = Pointwise(parse_expression(text), DType.FLOAT8_E4M3)
+    check_cuda_tactic(
+        "pointwise.cuda.vector", kind, [floats(3, 40, 24, dtype=torch.float16)], tolerance=0.07
+    )

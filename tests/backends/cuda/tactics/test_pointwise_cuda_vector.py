@@ -3,7 +3,7 @@
 import pytest
 import torch
 from cuda_compile import compile_for_all
-from cuda_testing import assert_refused, check_cuda_tactic, cuda_spec
+from cuda_testing import check_cuda_tactic, cuda_spec
 
 from torch2rt.backends.cuda.cpp.elementwise import merge_axes
 from torch2rt.backends.cuda.tactics.pointwise_cuda_vector import pointwise_kernel
@@ -124,11 +124,6 @@ def test_many_blocks_and_several_vectors_per_thread():
     kind = pointwise("add(i0,i1)", DType.FLOAT16)
     check_cuda_tactic(TACTIC, kind, [torch.randn(70001, 40).half(), torch.randn(40).half()])
 
-
-def test_float8_is_refused():
-    x = torch.zeros(4).to(torch.float8_e4m3fn)
-    kind = pointwise("to_float32(i0)")
-    assert_refused(TACTIC, kind, [x], reason="float8")
 
 
 def test_axes_are_merged():

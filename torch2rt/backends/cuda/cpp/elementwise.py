@@ -15,7 +15,6 @@ from torch2rt.kernels.cuda.pointwise import Operand
 from torch2rt.kernels.cuda.prelude import c_type
 from torch2rt.layers.pointwise import Pointwise
 from torch2rt.layers.reformat import Reformat
-from torch2rt.network.dtype import DType
 
 
 def expression_of(spec: LayerSpec) -> ex.Expression:
@@ -38,9 +37,6 @@ def expression_of(spec: LayerSpec) -> ex.Expression:
 
 def cpp_refusal(spec: LayerSpec) -> Refusal | None:
     """Why no kernel of ours computes this, or None."""
-    for tensor in (*spec.inputs, *spec.outputs):
-        if tensor.dtype is DType.FLOAT8_E4M3:
-            return Refusal("float8 is not computed with")
     missing = missing_op(expression_of(spec))
     return Refusal(f"C++ has no {missing}") if missing is not None else None
 

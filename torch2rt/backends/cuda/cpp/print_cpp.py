@@ -2,8 +2,8 @@
 
     print_cpp(parse_expression("relu(add(i0,i1))"), ["sum", "bias"])  ->  t2r_relu((sum + bias))
 
-Every op of `torch2rt.expression.OPS` is there but for float8 casts; `missing_op` tells. Types
-follow torch's promotion. 16-bit floats are computed with as float; ``to_float16`` rounds.
+Every op of `torch2rt.expression.OPS` is there; `missing_op` tells of one that is not. Types follow
+torch's promotion. Floats of 16 and 8 bits are computed with as float; ``to_float16`` rounds.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _Print: TypeAlias = Callable[..., Printed]
 
 
 def compute_type(dtype: DType) -> str:
-    """The C++ type that values of a dtype are computed with: float for 16-bit floats."""
+    """The C++ type that values of a dtype are computed with: float for smaller floats."""
     return "float" if dtype.is_low_precision else c_type(dtype)
 
 
@@ -355,9 +355,7 @@ _PRINTERS: dict[str, _Print] = {
 }
 _PRINTERS.update((name, _function(name, is_floating=True)) for name in _MATH)
 _PRINTERS.update((name, _function(f"t2r_{name}", is_floating=True)) for name in _ACTIVATIONS)
-_PRINTERS.update(
-    (f"to_{dtype.value}", _cast(dtype)) for dtype in DType if dtype is not DType.FLOAT8_E4M3
-)
+_PRINTERS.update((f"to_{dtype.value}", _cast(dtype)) for dtype in DType)
 # Results whose rounding hides the error of these: 16-bit floats, and bytes.
 _COARSE = frozenset({DType.FLOAT16, DType.BFLOAT16, DType.INT8, DType.UINT8})
 _COARSE_PRINTERS: dict[str, _Print] = {"gelu": _function("t2r_gelu_16", is_floating=True)}
