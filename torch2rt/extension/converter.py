@@ -32,7 +32,8 @@ def converter(*targets: object) -> Callable[[Rule], Rule]:
     Example:
         >>> @torch2rt.converter(torch.ops.aten.celu.default)
         ... def lower_celu(lowering, input, alpha):
-        ...     return lowering.expression(ex.parse_expression(f"..."), input)
+        ...     scaled = lowering.pointwise("div", input, alpha)
+        ...     return lowering.pointwise("mul", lowering.pointwise("elu", scaled, 1.0), alpha)
     """
     names = [_name(target) for target in targets]
 
