@@ -9,7 +9,7 @@ from types import ModuleType
 
 from torch2rt.engine.plan import Plan
 from torch2rt.errors import ConfigError
-from torch2rt.extension.registry import definitions, registered, required
+from torch2rt.extension.registry import definitions, register, registered, required
 from torch2rt.layers.plugin import Plugin
 from torch2rt.network.layer import Layer
 
@@ -30,12 +30,23 @@ def use_plugins(plugins: Iterable[object]) -> None:
                 from torch2rt.plugin import plugin
 
                 plugin(item)
-        elif not isinstance(item, ModuleType) and not callable(item):
+        elif callable(item):
+            _use_function(item)
+        elif not isinstance(item, ModuleType):
             raise ConfigError(
                 option="plugins", value=item, reason="no plugin",
                 remedy="Pass classes, decorated functions, or modules (or their names) that "
                 "register plugins when imported.",
             )
+
+
+def _use_function(function: object) -> None:
+    from torch2rt.extension.function import PluginFunction
+    from torch2rt.extension.lowering import add_rule
+
+    if isinstance(function, PluginFunction):
+        register(function.definition)
+        add_rule(function.definition)
 
 
 def check_registered(layers: Sequence[Layer], plans: Sequence[Plan], backend: str) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch2rt.errors import PluginError
 from torch2rt.extension.registry import Definition, PluginCall, required
 from torch2rt.extension.user_code import call_user, described
-from torch2rt.network.dim import Dim
+from torch2rt.network.dim import Dim, SymbolicDim
 from torch2rt.network.dtype import DType
 from torch2rt.network.layer import LayerKind
 from torch2rt.network.tensor import TensorType
@@ -57,8 +57,16 @@ class Plugin(LayerKind):
             raise ValueError(f"plugin {self.plugin}: outputs are no tensor types")
         if not set(self.host) <= set(HOST_WAYS):
             raise ValueError(f"plugin {self.plugin}: unknown ways {self.host}")
-        for ways, count in ((self.cuda, _CUDA_FIELDS), (self.triton, _TRITON_FIELDS)):
-            if not all(_is_launch(launch, count) for way in ways for launch in way):
+        if not all(isinstance(dtype, DType) for dtype in self.precisions):
+            raise ValueError(f"plugin {self.plugin}: precisions are no dtypes")
+        if not isinstance(self.workspace, int | SymbolicDim):
+            raise ValueError(f"plugin {self.plugin}: its workspace is no size")
+        for ways, count, sizes in (
+            (self.cuda, _CUDA_FIELDS, (2, 3)), (self.triton, _TRITON_FIELDS, (6,)),
+        ):
+            if not all(isinstance(way, tuple) for way in ways) or not all(
+                _is_launch(launch, count, sizes) for way in ways for launch in way
+            ):
                 raise ValueError(f"plugin {self.plugin}: a launch is damaged")
 
     def infer(self, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
@@ -96,17 +104,11 @@ class Plugin(LayerKind):
         return 0
 
 
-def _is_launch(launch: Any, count: int) -> bool:
-    return isinstance(launch, tuple) and len(launch) == count and all(
-        isinstance(text, str) for text in launch[:2]
+def _is_launch(launch: Any, count: int, sizes: Sequence[int]) -> bool:
+    """Whether it has so many parts: two texts first, and three sizes at these positions."""
+    return (
+        isinstance(launch, tuple) and len(launch) == count
+        and all(isinstance(text, str) for text in launch[:2])
+        and all(isinstance(launch[at], tuple) and len(launch[at]) == 3 for at in sizes)
     )
 
-
-def tensor_positions(arguments: Sequence[Any]) -> Iterator[int]:
-    """Numbers of the tensors that arguments hold, in order."""
-    for argument in arguments:
-        match argument:
-            case ("tensor", int(index)):
-                yield index
-            case ("list", *items):
-                yield from tensor_positions(items)

@@ -40,7 +40,7 @@ class _Way(Tactic):
 def _launch(spec: LayerSpec, weights: Weights, row: tuple[Any, ...]) -> Launch:
     source, entry, grid, block, shared_bytes, numbers = row
     available = current_device().shared_bytes
-    if shared_bytes > available:
+    if launch_size(shared_bytes) > available:
         raise Unprepared(f"{entry} wants {shared_bytes} bytes of shared memory of {available}")
     kernel = _compiled(spec, weights, entry, source, shared_bytes)
     return Launch(
