@@ -32,6 +32,9 @@ _PEAKS = {
     "NVIDIA H200": Peaks(4.3e12, {
         DType.FLOAT16: 788e12, DType.BFLOAT16: 788e12, DType.INT8: 1577e12, DType.FLOAT32: 60e12,
     }),
+    "NVIDIA H100 80GB HBM3": Peaks(3.0e12, {
+        DType.FLOAT16: 788e12, DType.BFLOAT16: 788e12, DType.INT8: 1577e12, DType.FLOAT32: 60e12,
+    }),
 }
 
 
