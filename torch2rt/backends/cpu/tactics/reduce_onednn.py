@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from torch2rt.backends.cpu import onednn
-from torch2rt.backends.cpu.descriptors import data_type
+from torch2rt.backends.cpu.descriptors import data_type, describe
 from torch2rt.backends.cpu.epilogue import Fusion, add_fused
 from torch2rt.backends.cpu.layouts import is_supported_float, spatial_layouts
 from torch2rt.backends.cpu.onednn import Algorithm, Arg, Attributes, MemoryDesc, PrimitiveDesc
@@ -49,7 +49,7 @@ class Reduction(Tactic):
         choices = []
         for layout in spatial_layouts(spec.inputs[0].rank):
             target = layout if reduce_kind(spec).keepdim else Layout.PLAIN
-            kept = _kept(spec, layout)
+            kept = kept_spec(spec, layout)
             if target is not Layout.PLAIN or canonical_layout(kept) is Layout.PLAIN:
                 rest = (Layout.PLAIN,) * (len(spec.inputs) - 1)
                 choices.append(LayoutChoice((layout, *rest), (target,)))
@@ -59,15 +59,11 @@ class Reduction(Tactic):
         """Create the primitive."""
         builder = StepBuilder(spec, weights)
         source = builder.input(0)
-        kept = _kept(spec, spec.outputs[0].layout)
         rank = spec.inputs[0].rank
-        target = MemoryDesc.plain(kept.shape, data_type_of_output(spec))
-        if canonical_layout(kept) is not Layout.PLAIN:
-            target = builder.output(0).desc
-        algorithm = _ALGORITHMS[reduce_kind(spec).mode]
+        target = self.target(spec)
 
         def make(bias: MemoryDesc | None, dst: MemoryDesc, attributes: Attributes) -> PrimitiveDesc:
-            return onednn.reduction(algorithm, source.desc, dst, attributes=attributes)
+            return self.primitive(spec, source.desc, dst, attributes)
 
         def describe(index: int) -> MemoryDesc:
             return _describe_kept(spec, index, rank)
@@ -77,6 +73,20 @@ class Reduction(Tactic):
         ))
         return builder.finish()
 
+    def target(self, spec: LayerSpec) -> MemoryDesc:
+        """The result as the primitive writes it, the reduced axes kept."""
+        kept = kept_spec(spec, spec.outputs[0].layout)
+        if canonical_layout(kept) is Layout.PLAIN:
+            return MemoryDesc.plain(kept.shape, data_type_of_output(spec))
+        return describe(spec.outputs[0])
+
+    def primitive(
+        self, spec: LayerSpec, source: MemoryDesc, dst: MemoryDesc, attributes: Attributes
+    ) -> PrimitiveDesc:
+        """The reduction."""
+        algorithm = _ALGORITHMS[reduce_kind(spec).mode]
+        return onednn.reduction(algorithm, source, dst, attributes=attributes)
+
 
 def reduce_kind(spec: LayerSpec) -> Reduce:
     """The layer's kind."""
@@ -85,7 +95,7 @@ def reduce_kind(spec: LayerSpec) -> Reduce:
     return spec.kind
 
 
-def _kept(spec: LayerSpec, layout: Layout) -> TensorSpec:
+def kept_spec(spec: LayerSpec, layout: Layout) -> TensorSpec:
     """The output as it would be if the reduced axes were kept."""
     shape = reduced_shape(spec.inputs[0].shape, reduce_kind(spec).axes, keepdim=True)
     return TensorSpec(tuple(concrete(size) for size in shape), spec.outputs[0].dtype, layout)
