@@ -27,14 +27,20 @@ from torch2rt.lower import Lowered, lower
 from torch2rt.module import RTModule
 from torch2rt.network.copy import copy_network
 from torch2rt.network.network import Network
-from torch2rt.passes.base import Log
+from torch2rt.passes.base import Log, run_passes
 from torch2rt.passes.pipeline import optimize
+from torch2rt.passes.widen_halves import WidenHalves
 from torch2rt.quantize.calibrate import Calibration, calibration_from_options, is_loader
 from torch2rt.quantize.fingerprint import network_fingerprint
 from torch2rt.quantize.loader import CalibrationLoader, arguments_seen, first_call
 from torch2rt.quantize.overrides import parse_precision
 from torch2rt.quantize.quality import LayerQuality
-from torch2rt.quantize.steps import calibrate_network, needs_calibration, set_precision
+from torch2rt.quantize.steps import (
+    calibrate_network,
+    needs_calibration,
+    quality_of_layers,
+    set_precision,
+)
 
 
 class ConvertOptions(TypedDict, total=False):
@@ -163,6 +169,8 @@ def _convert(
         fingerprint = network_fingerprint(lowered.network) if calibration is not None else ""
         step("optimize")
         is_calibrated = calibration is not None or config.precision == "int8"
+        if config.precision == "int8":
+            run_passes(lowered.network, [WidenHalves()])  # 8 bits are made of float32
         log = optimize(  # what is calibrated is alike for all backends
             lowered.network, merge_siblings=not is_calibrated,
             target="cpu" if is_calibrated else backend.name,
@@ -172,11 +180,12 @@ def _convert(
             lowered.network, calibration, captured.call_spec, fingerprint, config, backend
         )
         step("precision")
-        quality = set_precision(lowered.network, config, table, log, backend, tensors)
+        quality = quality_of_layers(lowered.network, config, table, backend, tensors)
+        precision = set_precision(lowered.network, config, table, log, backend.name)
         step("build")
         engine = build_engine(
             lowered.network, _symbols_of_profiles(lowered.network, config, tensors), backend, cache,
-            precision=config.precision, on_progress=step.within, on_compiled=step.compiled,
+            precision=precision, on_progress=step.within, on_compiled=step.compiled,
             budget_s=config.tune_budget_s,
             calls={
                 "inputs": captured.call_spec.to_json(), "outputs": captured.output_spec.to_json(),

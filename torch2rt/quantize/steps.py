@@ -11,6 +11,7 @@ from torch2rt.calls.pytree import CallSpec
 from torch2rt.config import BuildConfig
 from torch2rt.errors import ConfigError
 from torch2rt.inspect.verify import exact_float32
+from torch2rt.inspect.verify_quantized import is_quantized
 from torch2rt.layers.quantize import Quantize
 from torch2rt.network.copy import copy_network
 from torch2rt.network.dtype import DType
@@ -23,12 +24,11 @@ from torch2rt.quantize.best import Evaluate, output_error
 from torch2rt.quantize.calibrate import Calibration, calibrate, wide_tensors
 from torch2rt.quantize.calibrator import Inputs
 from torch2rt.quantize.insert import insert_quantization
+from torch2rt.quantize.mix import ALL_LAYERS, INT8, USUAL_FLOAT, Mix
 from torch2rt.quantize.quality import LayerQuality, layer_quality
 from torch2rt.quantize.table import CalibrationTable
 
 _HALVES = {"bf16": DType.BFLOAT16, "fp16": DType.FLOAT16}
-# What layers compute in that 8 bits are not for, unless overrides ask for a 16-bit float.
-_BESIDE_INT8 = {"cuda": "fp16", "cpu": "fp32"}
 
 
 def needs_calibration(
@@ -73,32 +73,21 @@ def calibrate_network(
 
 
 def set_precision(
-    network: Network, config: BuildConfig, table: CalibrationTable | None, log: Log,
-    backend: Backend, tensors: Sequence[torch.Tensor],
-) -> list[LayerQuality]:
+    network: Network, config: BuildConfig, table: CalibrationTable | None, log: Log, target: str,
+    mix: Mix = ALL_LAYERS,
+) -> str:
     """Give layers the precisions asked for, and optimise what that leaves for the backend.
 
-    Returns what quantization loses on ``tensors``, the inputs, by layer.
+    Returns the precision that the network is called by: "int8" if a layer has 8 bits.
     """
-    overrides, target = config.overrides, backend.name
-    quality: list[LayerQuality] = []
-    if config.precision == "int8" and table is not None:
-        before = copy_network(network)
+    overrides, half = config.overrides, _beside(config, target, mix)
+    if config.precision == INT8 and table is not None:
         insert_quantization(
-            network, table, target=target, overrides=overrides.precision_of, log=log
+            network, table, target=target, log=log,
+            overrides=mix.overriding(overrides.precision_of, half),
         )
-        device = torch.device(backend.device)
-        placed = [tensor.to(device) for tensor in tensors]
-        with exact_float32():
-            quality = layer_quality(
-                before, network, dict(zip(network.inputs, placed, strict=True)),
-                {name: row.threshold for name, row in table.rows.items()}, device,
-            )
-    half = overrides.half
-    if half is None and config.precision == "int8":
-        half = _BESIDE_INT8[target]
     if half in _HALVES:
-        lowers = (half, "int8")
+        lowers = (half, INT8)
         lower = LowerPrecision(
             _HALVES[half], wide=wide_tensors(table) if table is not None and half == "fp16" else (),
             is_kept=lambda layer: overrides.precision_of(layer) not in lowers,
@@ -106,9 +95,37 @@ def set_precision(
         run_passes(network, [lower], log=log, check=False)
     if config.precision == "tf32":
         run_passes(network, [AllowTf32()], log=log)
-    elif half in _HALVES or config.precision == "int8":
+    elif half in _HALVES or config.precision == INT8:
         optimize(network, log=log, target=target)
-    return quality
+    is_all_float = config.precision == INT8 and not is_quantized(network)
+    return half if is_all_float else config.precision
+
+
+def quality_of_layers(
+    network: Network, config: BuildConfig, table: CalibrationTable | None, backend: Backend,
+    tensors: Sequence[torch.Tensor], mix: Mix = ALL_LAYERS,
+) -> list[LayerQuality]:
+    """What quantization loses on ``tensors``, the inputs, by layer of the float32 network."""
+    if config.precision != INT8 or table is None:
+        return []
+    after, device = copy_network(network), torch.device(backend.device)
+    insert_quantization(
+        after, table, target=backend.name, overrides=mix.overriding(
+            config.overrides.precision_of, _beside(config, backend.name, mix)
+        ),
+    )
+    placed = [tensor.to(device) for tensor in tensors]
+    with exact_float32():
+        return layer_quality(
+            network, after, dict(zip(network.inputs, placed, strict=True)),
+            {name: row.threshold for name, row in table.rows.items()}, device,
+        )
+
+
+def _beside(config: BuildConfig, target: str, mix: Mix) -> str:
+    """The precision of layers that 8 bits are not for."""
+    half = mix.beside or config.overrides.half
+    return half or (USUAL_FLOAT[target] if config.precision == INT8 else "fp32")
 
 
 def _no_ranges() -> ConfigError:
