@@ -43,6 +43,11 @@ def nothing():
     return 3
 
 
+def batches():
+    torch.manual_seed(3)
+    return [(torch.randn(4, 3, 8, 8), torch.zeros(4)) for _ in range(3)]
+
+
 class Odd(nn.Module):
     def forward(self, x):
         return torch.special.i0(x)
@@ -248,3 +253,20 @@ def test_it_runs_as_a_module(folder):
     assert done.returncode == 1
     assert done.stderr.startswith("torch2rt: ")
     assert "Traceback" not in done.stderr
+
+
+def test_int8_takes_a_loader_and_writes_a_table_that_gives_the_same_engine(folder, capsys):
+    table = folder / "table.json"
+    nets, cache = f"{folder}/nets.py", f"{folder}/t.jsonl"
+    command = ["convert", f"{nets}:other", "--precision", "int8", "--threads", "1",
+               "--timing-cache", cache]
+    assert main([*command, "-o", f"{folder}/a.engine", "--calibration", f"{nets}:batches",
+                 "--calibration-method", "mse", "--save-calibration", str(table)]) == 0
+    assert json.loads(table.read_text())["samples"] == 12
+    assert main([*command, "-o", f"{folder}/b.engine", "--calibration", str(table)]) == 0
+    assert (folder / "a.engine").read_bytes() == (folder / "b.engine").read_bytes()
+    capsys.readouterr()
+    assert main([*command, "-o", f"{folder}/c.engine"]) == 1
+    assert "needs the ranges of tensors" in capsys.readouterr().err
+    assert main([*command, "-o", f"{folder}/c.engine", "--calibration", "json:__name__"]) == 1
+    assert "calibration='json:__name__' is not valid" in capsys.readouterr().err

@@ -25,10 +25,12 @@ if TYPE_CHECKING:
     from torch2rt.extension.converter import converter
     from torch2rt.module import RTModule, load
     from torch2rt.plugin import CudaKernel, Plugin, TritonKernel, plugin
+    from torch2rt.quantize.table import CalibrationTable
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "CalibrationTable",
     "CudaKernel",
     "Engine",
     "Network",
@@ -47,6 +49,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "CalibrationTable": "torch2rt.quantize.table",
     "CudaKernel": "torch2rt.extension.implementations",
     "Engine": "torch2rt.engine.engine",
     "Network": "torch2rt.definition.network",

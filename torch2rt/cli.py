@@ -53,8 +53,20 @@ def _add_convert(commands: Any) -> None:
     command.add_argument("model", help=_MODEL)
     command.add_argument("-o", "--output", required=True, help="engine file to write")
     command.add_argument(
-        "--precision", default="fp32", help="fp32 (default), bf16; on a GPU also tf32, fp16"
+        "--precision", default="fp32", help="fp32 (default), bf16, int8; on a GPU also tf32, fp16"
     )
+    command.add_argument(
+        "--calibration", metavar="DATA", help="for int8: a table (.json), or the factory, as for "
+        "the model, of a DataLoader or another iterable of input batches",
+    )
+    command.add_argument(
+        "--calibration-method", default="entropy",
+        help="entropy (default), entropy_doubling, minmax, percentile, mse, best",
+    )
+    command.add_argument(
+        "--calibration-batches", type=int, metavar="N", help="take at most so many batches"
+    )
+    command.add_argument("--save-calibration", metavar="FILE.json", help="also write the table")
     command.add_argument("--device", help="cpu, cuda or cuda:1; default: where the model is")
     command.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
     command.add_argument("--fallback", default="torch", help="torch (default) or error")
@@ -108,20 +120,44 @@ def _convert(options: argparse.Namespace) -> int:
     from torch2rt.bench.source import ModelSource
     from torch2rt.convert import convert
 
-    for option, path in (("--output", options.output), ("--report", options.report)):
+    folders = (
+        ("--output", options.output), ("--report", options.report),
+        ("--save-calibration", options.save_calibration),
+    )
+    for option, path in folders:
         _check_folder(option, path)
     loaded = ModelSource("factory", options.model).load()
     rt = convert(
         loaded.model, (loaded.args, loaded.kwargs), precision=options.precision,
-        device=options.device, threads=options.threads, fallback=options.fallback,
-        timing_cache=options.timing_cache, tune_budget_s=options.tune_budget,
-        verify=not options.no_verify, progress=sys.stderr.isatty(),
+        calibration=_calibration(options.calibration),
+        calibration_method=options.calibration_method,
+        calibration_batches=options.calibration_batches, device=options.device,
+        threads=options.threads, fallback=options.fallback, timing_cache=options.timing_cache,
+        tune_budget_s=options.tune_budget, verify=not options.no_verify,
+        progress=sys.stderr.isatty(),
     )
     rt.save(options.output)
     if options.report:
         rt.report(options.report)
+    if options.save_calibration and rt.calibration_table is not None:
+        rt.calibration_table.save(options.save_calibration)
     _write(rt.engine.describe())
     return 0
+
+
+def _calibration(given: str | None) -> Any:
+    """The path of a table, or what a factory makes."""
+    from torch2rt.bench.source import import_object
+
+    if given is None or given.endswith(".json"):
+        return given
+    factory = import_object(given)
+    if not callable(factory):
+        raise ConfigError(
+            option="--calibration", value=given, reason="it is not callable",
+            remedy="Name a function that returns a DataLoader, or a table's .json file.",
+        )
+    return factory()
 
 
 def _run(options: argparse.Namespace) -> int:
