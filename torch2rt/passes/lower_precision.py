@@ -74,7 +74,7 @@ class LowerPrecision(Pass):
         kept = {tensor for tensor in network.inputs.values() if tensor.name in self.wide}
         changed = False
         for layer in network.layers:
-            if _is_cast(layer):
+            if is_cast(layer):
                 continue
             is_tolerant = layer.kind.name in TOLERANT or layer.kind.computes_in(self.dtype)
             is_low = is_tolerant and _has_float_result(layer)
@@ -230,7 +230,8 @@ def _saturate(network: Network, layer: Layer) -> None:
         network.set_epilogue(layer, clamped, layer.epilogue_inputs)
 
 
-def _is_cast(layer: Layer) -> bool:
+def is_cast(layer: Layer) -> bool:
+    """Whether it only converts between float32 and a 16-bit float."""
     return isinstance(layer.kind, Pointwise) and (
         layer.kind.expression.text in ("to_bfloat16(i0)", "to_float16(i0)", "to_float32(i0)")
     )
