@@ -12,7 +12,7 @@ from torch2rt.bench.contenders.adapter import calibration_samples, cast_floats, 
 from torch2rt.bench.contenders.base import BuildRequest, Contender
 from torch2rt.bench.source import LoadedModel
 
-_GPU_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+_GPU_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.float16}
 
 
 class Torch2rt(Contender):
