@@ -6,7 +6,7 @@ reference on the same inputs, so an error is charged to the step that makes it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,18 +51,26 @@ def step_errors(engine: Engine, inputs: Sequence[torch.Tensor]) -> list[StepErro
     context = Context(runnable.executable)
     kept = bind_context(context, runnable, inputs, torch.device(engine.backend.device))
     errors = []
-    executable = runnable.executable
-    steps = zip(executable.steps, context.calls_per_step, strict=True)
-    for position, (step, calls) in enumerate(steps):
+    steps = run_steps(engine, context, runnable)
+    for position, (step, operands, results) in enumerate(steps):
+        title = step_title(runnable.executable.plan, position)
+        where = step.spec.where if step.plan_step.layer else title
+        errors.append(_compare(step, where, operands, results))
+    del kept
+    return errors
+
+
+def run_steps(
+    engine: Engine, context: Context, runnable: Runnable
+) -> Iterator[tuple[Step, list[torch.Tensor], list[torch.Tensor]]]:
+    """Run a bound context step by step: each with what it read and what it gave."""
+    steps = zip(runnable.executable.steps, context.calls_per_step, strict=True)
+    for step, calls in steps:
         buffers_in = [context.buffer(i) for i in step.plan_step.inputs]
         buffers_out = [context.buffer(i) for i in step.plan_step.outputs]
         operands = [_read(engine, buffer) for buffer in buffers_in]
         engine.backend.runner(calls)()
-        results = [_read(engine, buffer) for buffer in buffers_out]
-        where = step.spec.where if step.plan_step.layer else step_title(executable.plan, position)
-        errors.append(_compare(step, where, operands, results))
-    del kept
-    return errors
+        yield step, operands, [_read(engine, buffer) for buffer in buffers_out]
 
 
 def first_off(engine: Engine, inputs: Sequence[torch.Tensor]) -> StepError | None:

@@ -14,7 +14,8 @@ from torch2rt.backends.reference.executor import run_network
 from torch2rt.calls.pytree import OutputSpec
 from torch2rt.engine.engine import Engine
 from torch2rt.errors import OverflowInPrecisionError
-from torch2rt.inspect.bisect import first_overflow
+from torch2rt.inspect.bisect import first_off, first_overflow
+from torch2rt.inspect.choices import Choices, errors_beside, hanging_outputs
 from torch2rt.inspect.failure import failure, step_facts
 from torch2rt.inspect.plugins import check_plugins
 from torch2rt.inspect.tolerance import NETWORK, relative_error
@@ -35,8 +36,9 @@ def verify_engine(
     An output further off than the tolerance of the engine's precision is judged again against
     ``network`` (the captured one, before any pass) in float64: it may be a few times as far from
     that as the model is when it computes in that precision. What is quantized is judged by
-    `check_quantized`. VerificationError names the output and the first layer that is off;
-    OverflowInPrecisionError, the one that leaves the range.
+    `check_quantized`; what hangs on choices, such as which box is kept, with the engine's own
+    choices (see `inspect.choices`). VerificationError names the output and the first layer that is
+    off; OverflowInPrecisionError, the one that leaves the range.
     PluginError names a plugin that writes where it must not.
     """
     check_plugins(engine, inputs)
@@ -51,6 +53,10 @@ def verify_engine(
     worst = max(errors, key=lambda name: errors[name], default=None)
     if worst is None or errors[worst] <= limit:
         return errors
+    if hanging_outputs(network) & {name for name in names if errors[name] > limit}:
+        chosen = check_choices(engine, network, inputs, what)
+        if chosen is not None:
+            return chosen
     if is_quantized(engine.network):
         return check_quantized(engine, runs, inputs, expected, what)
     if math.isinf(errors[worst]) and engine.precision == "fp16":
@@ -62,6 +68,53 @@ def verify_engine(
     if errors[worst] <= allowed:
         return errors
     raise failure(engine, inputs, what, worst, errors[worst], allowed)
+
+
+def check_choices(
+    engine: Engine, network: Network, inputs: Sequence[torch.Tensor], what: str
+) -> dict[str, float] | None:
+    """Relative error of each output beside the model with the engine's choices.
+
+    None where the engine's choices are not those of the captured network. VerificationError names
+    the first layer that is off; QuantizationError, what 8 bits take too far from the model.
+    """
+    placed = [tensor.to(engine.backend.device) for tensor in inputs]
+    choices = Choices.of(engine, network, placed)
+    if choices is None:
+        return None
+    with exact_float32():
+        wanted = choices.replay(placed, torch.float32)
+        exact = choices.replay(placed, torch.float64)
+    errors = errors_beside(choices.values(), wanted)
+    limits = dict.fromkeys(errors, NONSENSE)
+    if not is_quantized(engine.network):
+        beside = _eager_with(choices, placed, engine.precision, wanted)
+        factor, limit = _ALLOWED_OVER_EAGER[engine.precision], NETWORK[engine.precision]
+        limits = {
+            name: max(limit, factor * error) if math.isfinite(error) else limit
+            for name, error in errors_beside(beside, exact).items()
+        }
+    found = first_off(engine, inputs)
+    for name, error in errors.items():
+        if error > limits[name] or (found is not None and found.is_off):
+            raise failure(engine, inputs, what, name, error, limits[name])
+    return {name: errors[name] for name in network.outputs}
+
+
+def _eager_with(
+    choices: Choices, inputs: Sequence[torch.Tensor], precision: str,
+    in_float32: dict[str, torch.Tensor],
+) -> dict[str, torch.Tensor]:
+    """What the model itself computes at a precision, with these choices."""
+    if precision in _LOW:
+        return choices.replay(inputs, _LOW[precision])
+    if precision != "tf32":
+        return in_float32
+    before = float32_matmuls("tf32")
+    try:
+        return choices.replay(inputs, torch.float32)
+    finally:
+        float32_matmuls(*before)
 
 
 def agrees(

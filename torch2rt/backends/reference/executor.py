@@ -14,6 +14,9 @@ from torch2rt.network.tensor import Tensor
 from torch2rt.torch_values import constant_to_torch
 
 Observer = Callable[[Layer, tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]], None]
+Decider = Callable[
+    [Layer, tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]], tuple[torch.Tensor, ...]
+]
 
 
 def run_network(
@@ -48,9 +51,14 @@ class NetworkRunner:
         self._constants: dict[Tensor, torch.Tensor] = {}
 
     def run(
-        self, inputs: Mapping[str, torch.Tensor], *, observe: Observer | None = None
+        self, inputs: Mapping[str, torch.Tensor], *, observe: Observer | None = None,
+        decide: Decider | None = None,
     ) -> dict[str, torch.Tensor]:
-        """Outputs by name for inputs by name, as `run_network`."""
+        """Outputs by name for inputs by name, as `run_network`.
+
+        ``decide`` is called after each layer with its inputs and outputs and gives the outputs
+        that later layers are to read.
+        """
         network = self.network
         symbols = bind_symbols(network, {name: tuple(x.shape) for name, x in inputs.items()})
         values: dict[Tensor, torch.Tensor] = {
@@ -65,6 +73,8 @@ class NetworkRunner:
                     specialize_kind(layer.kind, symbols), layer.epilogue, arguments,
                     [specialize_type(output.type, symbols) for output in layer.outputs],
                 )
+                if decide is not None:
+                    results = decide(layer, arguments, results)
                 if observe is not None:
                     observe(layer, arguments, results)
                 values.update(zip(layer.outputs, results, strict=True))
