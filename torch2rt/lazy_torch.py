@@ -7,6 +7,7 @@ without torch imports them too. ``from torch2rt.lazy_torch import torch`` serves
 from __future__ import annotations
 
 import importlib
+from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,7 +18,11 @@ else:
         """Stands for the module until an attribute is read."""
 
         def __getattr__(self, name: str) -> object:
-            return getattr(importlib.import_module("torch"), name)
+            return getattr(_module(), name)
+
+    @cache
+    def _module() -> object:
+        return importlib.import_module("torch")
 
     torch = _LazyTorch()
 

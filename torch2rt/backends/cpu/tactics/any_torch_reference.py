@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from torch2rt.backends.cpu.steps import StepBuilder, StepsPrepared
+from torch2rt.backends.cpu.steps import ArrayOperand, StepBuilder, StepsPrepared
+from torch2rt.backends.cpu.torch_operators import as_tensor
 from torch2rt.backends.spec import LayerSpec, TensorSpec
 from torch2rt.backends.tactic import Prepared, Refusal, Tactic, Weights
 from torch2rt.lazy_torch import torch
@@ -32,33 +34,33 @@ class TorchReference(Tactic):
     def prepare(self, spec: LayerSpec, weights: Weights) -> Prepared:
         """Nothing to prepare but the types."""
         builder = StepBuilder(spec, weights)
-        operands = [builder.array_output(index) for index in range(len(spec.outputs))]
-        arguments = [builder.array_input(index) for index in range(len(spec.inputs))]
-        builder.call(partial(_run, spec), *operands, *arguments)
+        outputs = [
+            replace(builder.array_output(index), view=_viewed(operand))
+            for index, operand in enumerate(spec.outputs)
+        ]
+        inputs = [_input(builder, index) for index in range(len(spec.inputs))]
+        types = [TensorType(output.shape, output.dtype) for output in spec.outputs]
+        builder.call(partial(_run, spec, types), *outputs, *inputs)
         prepared: StepsPrepared = builder.finish()
         prepared.needs_torch = True
         return prepared
 
 
-def _run(spec: LayerSpec, *arrays: Array) -> None:
-    count = len(spec.outputs)
-    inputs = [_tensor(a, s) for a, s in zip(arrays[count:], spec.inputs, strict=True)]
-    types = [TensorType(output.shape, output.dtype) for output in spec.outputs]
+def _run(spec: LayerSpec, types: Sequence[TensorType], *tensors: TorchTensor) -> None:
+    count = len(types)
     with torch.inference_mode():
-        results = run_reference(spec.kind, spec.epilogue, inputs, types)
-        _store(arrays[:count], spec.outputs, results)
+        results = run_reference(spec.kind, spec.epilogue, tensors[count:], types)
+        for target, result in zip(tensors[:count], results, strict=True):
+            target.copy_(result)
 
 
-def _store(
-    arrays: Sequence[Array], specs: Sequence[TensorSpec], results: Sequence[TorchTensor]
-) -> None:
-    for array, spec, result in zip(arrays, specs, results, strict=True):
-        _tensor(array, spec).copy_(result)
+def _input(builder: StepBuilder, index: int) -> Any:
+    """An operand that is seen as a tensor; constants are copied once, for they are read-only."""
+    operand = builder.array_input(index)
+    view = _viewed(builder.spec.inputs[index])
+    return replace(operand, view=view) if isinstance(operand, ArrayOperand) else view(operand)
 
 
-def _tensor(array: Array, spec: TensorSpec) -> Any:
-    """A tensor over an array's memory; constants that may not be written to are copied."""
-    if not array.flags.writeable:
-        array = array.copy()
-    tensor = torch.from_numpy(array)
-    return tensor.view(getattr(torch, spec.dtype.value)) if spec.dtype.is_stored_as_bits else tensor
+def _viewed(spec: TensorSpec) -> Callable[[Array], Any]:
+    """Makes a tensor over an array's memory, once and whenever the memory moves."""
+    return partial(as_tensor, dtype=spec.dtype)
