@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 
 from torch2rt.backends.backend import Backend, find_tactic, find_tactics
-from torch2rt.backends.buffer import address_of, aligned_bytes
+from torch2rt.backends.buffer import address_of
 from torch2rt.backends.cpu import onednn
 from torch2rt.backends.cpu.jit import missing_package
 from torch2rt.backends.cpu.onednn.openmp import openmp
 from torch2rt.backends.cpu.threads import ThreadCount, available_threads
+from torch2rt.backends.pages import paged_bytes
 from torch2rt.backends.tactic import Call, Tactic
 from torch2rt.errors import DeviceError
 from torch2rt.network.dtype import Array
@@ -78,7 +79,7 @@ class CpuBackend(Backend):
 
     def allocate(self, size_bytes: int) -> Array:
         """Zeroed memory at a multiple of 64 bytes."""
-        return aligned_bytes(size_bytes)
+        return paged_bytes(size_bytes)
 
     def address(self, memory: Array) -> int:
         """Address of allocated memory."""

@@ -3,13 +3,13 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from torch2rt.backends.buffer import aligned_bytes
 from torch2rt.backends.cpu.onednn.constants import Arg, DataType
 from torch2rt.backends.cpu.onednn.errors import OneDNNArgumentError
 from torch2rt.backends.cpu.onednn.handle import Stream
 from torch2rt.backends.cpu.onednn.memory import Memory, MemoryDesc
 from torch2rt.backends.cpu.onednn.pointwise import reorder
 from torch2rt.backends.cpu.onednn.primitive import Primitive, run
+from torch2rt.backends.pages import paged_bytes
 
 Array = NDArray[np.generic]
 
@@ -33,7 +33,7 @@ def data_type_of(array: Array) -> DataType:
 
 def allocate(desc: MemoryDesc) -> Memory:
     """Zeroed, 64-byte aligned memory of its own for a descriptor."""
-    return Memory.of_array(desc, aligned_bytes(desc.size_bytes))
+    return Memory.of_array(desc, paged_bytes(desc.size_bytes))
 
 
 def pack(array: Array, desc: MemoryDesc, data_type: DataType | None = None) -> Memory:
