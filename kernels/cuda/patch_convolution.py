@@ -9,8 +9,9 @@ foreign element is masked (not multiplied by zero: it may be infinite).
 Columns of the product are permuted such that a thread ends up with 8 consecutive filters.
 Grid: a block per tile of pixels, slab of filters, group and image; slabs and groups first.
 Bytes moved: the image once and halos from L2, weights per block from L2, the result once.
-Limits: 16-bit floats (a float32 image is rounded to the weights' type as it is copied), one or two
-axes. Architectures: sm_80 and later.
+Bytes: a word holds four channels of a pixel, those that are none have weights of zero; sums are
+integers. Limits: 16-bit floats (a float32 image is rounded to the weights' type as it is copied) or
+bytes, one or two axes. Architectures: sm_80 and later.
 """
 
 from __future__ import annotations
@@ -26,6 +27,14 @@ from torch2rt.kernels.cuda.patch_plan import CHUNK, PatchPlan, copied_vector
 from torch2rt.kernels.cuda.prelude import PRELUDE
 
 NAME = "t2r_patch_convolution"
+_ALL = 0xFFFFFFFF
+_SUMS = """
+// A sum as a float. Those of up to 256 products of bytes stay below 2^22.
+T2R_DEVICE float summed(float sum) { return sum; }
+T2R_DEVICE float summed(i32 sum) {
+    return TAPS * GROUP_IN <= 256 ? t2r_small_to_float(sum) : (float)sum;
+}
+"""
 
 
 def patch_source(plan: PatchPlan) -> str:
@@ -36,12 +45,12 @@ def patch_source(plan: PatchPlan) -> str:
     is_last = strides[1] == 1 and strides[4] == shape.in_channels == pixel
     is_chunked = plan.interleaved and all(strides[axis] % CHUNK == 0 for axis in (0, 3))
     is_plain = strides[4] == 1 and strides[1] % CHUNK == 0
-    masks = [_mask(pair) for pair in plan.pairs]
-    masks += [0] * (plan.steps * 8 - len(masks))
-    # What fills up the last step reads the first pair, which is aligned as all are.
-    pairs = [*plan.pairs, *[plan.pairs[0]] * (plan.steps * 8 - len(plan.pairs))]
-    offsets = [2 * offset for offset, *_ in pairs]
-    masked = [any(mask != 0xFFFFFFFF for mask in masks[i : i + 8]) for i in range(0, len(masks), 8)]
+    masks = [_mask(word) for word in plan.words]
+    masks += [0 if plan.item_bytes > 1 else _ALL] * (plan.steps * 8 - len(masks))
+    # What fills up the last step reads the first word, which is aligned as all are.
+    words = [*plan.words, *[plan.words[0]] * (plan.steps * 8 - len(plan.words))]
+    offsets = [plan.item_bytes * offset for offset, *_ in words]
+    masked = [any(mask != _ALL for mask in masks[i : i + 8]) for i in range(0, len(masks), 8)]
     constants = {
         "WARPS": plan.warps, "TILES": plan.tiles, "TILE_H": plan.tile[0], "TILE_W": plan.tile[1],
         "SLAB": plan.slab, "SLABS": plan.slabs, "PIXEL": pixel, "ROW": plan.row,
@@ -56,6 +65,7 @@ def patch_source(plan: PatchPlan) -> str:
     }
     source: str = (
         PRELUDE + MMA + axis_constants(shape) + f"typedef {plan.type} Half;\n"
+        + f"typedef {'i32' if plan.type == 'i8' else 'float'} Sum;\n" + _SUMS
         + "".join(f"constexpr int {name} = {value};\n" for name, value in constants.items())
         + "".join(f"constexpr bool {name} = {str(v).lower()};\n" for name, v in flags.items())
         + _table("int2", "OFFSETS", offsets) + _table("uint2", "MASKS", masks)
@@ -68,8 +78,11 @@ def patch_source(plan: PatchPlan) -> str:
     return source
 
 
-def _mask(pair: tuple[int, int, int]) -> int:
-    return (0xFFFF if pair[1] >= 0 else 0) | (0xFFFF0000 if pair[2] >= 0 else 0)
+def _mask(word: tuple[int, ...]) -> int:
+    """Of two halves: foreign ones may be infinite. Bytes are multiplied by zero."""
+    if len(word) > 3:
+        return _ALL
+    return (0xFFFF if word[1] >= 0 else 0) | (0xFFFF0000 if word[2] >= 0 else 0)
 
 
 def _table(type: str, name: str, values: list[int]) -> str:
@@ -106,12 +119,13 @@ template <int N> T2R_DEVICE void store_halves(Half* to, const Loaded<float, N>& 
     store_floats<Half, N>(to, taken);
 }
 
-template <int N> T2R_DEVICE void store_halves(Half* to, const Loaded<i8, N>& values) {
+template <class T, int N> T2R_DEVICE void store_halves(T* to, const Loaded<i8, N>& values) {
     float taken[N];
     to_floats<i8, N>(taken, values);
-    store_floats<Half, N>(to, taken);
+    store_floats<T, N>(to, taken);
 }
 
+T2R_DEVICE i8 to_half(i8 value, i8) { return value; }
 T2R_DEVICE f16 to_half(f16 value, f16) { return value; }
 T2R_DEVICE bf16 to_half(bf16 value, bf16) { return value; }
 template <class T> T2R_DEVICE T to_half(float value, T) { return from_float<T>(value); }
@@ -162,7 +176,7 @@ T2R_DEVICE void copy_patch(Half* patch, const In* image, int top, int left, int 
             const int y = i / VECTORS, v = i % VECTORS, z = v / PIXEL * 8;
             const bool is_inside = (unsigned)(top + y) < (unsigned)IMAGE_H
                 && (unsigned)(left + z) < (unsigned)IMAGE_W;
-            store_halves<8>(patch + y * ROW + v * 8, load_if<In, 8>(
+            store_halves(patch + y * ROW + v * 8, load_if<In, 8>(
                 is_inside, image + (top + y) * X_STRIDE_H + left * X_STRIDE_W + v * 8));
         }
     } else if (INTERLEAVED) {
@@ -179,7 +193,7 @@ T2R_DEVICE void copy_patch(Half* patch, const In* image, int top, int left, int 
             const int y = i / (VECTORS * COLUMNS);
             const bool is_inside = (unsigned)(top + y) < (unsigned)IMAGE_H
                 && (unsigned)(left + z) < (unsigned)IMAGE_W;
-            store_halves<COPIED>(patch + y * ROW + z * PIXEL + c, load_if<In, COPIED>(
+            store_halves(patch + y * ROW + z * PIXEL + c, load_if<In, COPIED>(
                 is_inside,
                 image + (top + y) * X_STRIDE_H + (left + z) * X_STRIDE_W + c * X_STRIDE_C));
         }
@@ -226,7 +240,7 @@ extern "C" __global__ void __launch_bounds__(@THREADS) @NAME(
     __syncthreads();
 
     constexpr int COLUMN_TILES = SLAB / 8;
-    float sums[TILES][COLUMN_TILES][4];
+    Sum sums[TILES][COLUMN_TILES][4];
     const u8* pixels[TILES][2];
 #pragma unroll
     for (int i = 0; i < TILES; i++) {
@@ -237,7 +251,7 @@ extern "C" __global__ void __launch_bounds__(@THREADS) @NAME(
                 + (p % TILE_W * STRIDE_W + first - left) * PIXEL);
         }
 #pragma unroll
-        for (int j = 0; j < COLUMN_TILES * 4; j++) sums[i][j / 4][j % 4] = 0.0f;
+        for (int j = 0; j < COLUMN_TILES * 4; j++) sums[i][j / 4][j % 4] = 0;
     }
 #pragma @UNROLL
     for (int step = 0; step < STEPS; step++) {
@@ -276,8 +290,8 @@ extern "C" __global__ void __launch_bounds__(@THREADS) @NAME(
                 float values[8];
 #pragma unroll
                 for (int k = 0; k < 8; k++)
-                    values[k] = sums[i / 2][j + k / 2 < COLUMN_TILES ? j + k / 2 : 0]
-                                    [i % 2 * 2 + k % 2];
+                    values[k] = summed(sums[i / 2][j + k / 2 < COLUMN_TILES ? j + k / 2 : 0]
+                                           [i % 2 * 2 + k % 2]);
                 const int filter = slab * SLAB + j * 8 + t * 8;
                 if (filter < GROUP_OUT)
                     finish<8>(values, n, 0, h, w, group * GROUP_OUT + filter, out@ARGUMENTS);
@@ -285,8 +299,8 @@ extern "C" __global__ void __launch_bounds__(@THREADS) @NAME(
                 float values[4];
 #pragma unroll
                 for (int k = 0; k < 4; k++)
-                    values[k] = sums[i / 2][j + k / 2 < COLUMN_TILES ? j + k / 2 : 0]
-                                    [i % 2 * 2 + k % 2];
+                    values[k] = summed(sums[i / 2][j + k / 2 < COLUMN_TILES ? j + k / 2 : 0]
+                                           [i % 2 * 2 + k % 2]);
                 const int filter = slab * SLAB + j * 8 + t * 4;
                 if (filter < GROUP_OUT)
                     finish<4>(values, n, 0, h, w, group * GROUP_OUT + filter, out@ARGUMENTS);

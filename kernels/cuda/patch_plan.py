@@ -21,8 +21,8 @@ class PatchPlan:
 
     ``interleaved``: channels of neighbouring pixels lie side by side without a gap, copied in
     chunks of 8 pixels; else a pixel's channels are copied in vectors.
-    ``pairs``: offset in the patch, and (row, column, channel) of the window for both elements,
-    None where an element takes no part.
+    ``words``: offset in the patch, and the window's element for each of a word's two halves or
+    four bytes, -1 where one takes no part.
     """
 
     shape: ConvolutionShape
@@ -36,7 +36,12 @@ class PatchPlan:
     row: int
     rows: int
     columns: int
-    pairs: tuple[tuple[int, int, int], ...]
+    words: tuple[tuple[int, ...], ...]
+
+    @property
+    def item_bytes(self) -> int:
+        """Bytes of an element of the patch."""
+        return 1 if self.type == "i8" else 2
 
     @property
     def threads(self) -> int:
@@ -45,8 +50,8 @@ class PatchPlan:
 
     @property
     def steps(self) -> int:
-        """Steps of the product: 8 pairs each."""
-        return -(-len(self.pairs) // 8)
+        """Steps of the product: 8 words each."""
+        return -(-len(self.words) // 8)
 
     @property
     def slabs(self) -> int:
@@ -65,7 +70,7 @@ class PatchPlan:
     @property
     def patch_bytes(self) -> int:
         """Shared memory of the patch."""
-        return -(-self.rows * self.row * 2 // 16) * 16
+        return -(-self.rows * self.row * self.item_bytes // 16) * 16
 
     @property
     def shared_bytes(self) -> int:
@@ -76,12 +81,13 @@ class PatchPlan:
 def plan_patch(
     shape: ConvolutionShape, type: str, pixels: int, interleaved: bool
 ) -> PatchPlan:
-    """The plan with ``pixels`` (64, 128 or 256) per block."""
+    """The plan with ``pixels`` (64, 128 or 256) per block; ``type`` "i8" for interleaved bytes."""
+    is_byte = type == "i8"
     slab = _slab(shape.group_out)
     tiles = max(1, pixels // 64)
     while tiles * slab // 8 > _MAX_TILES:
         tiles //= 2
-    pixel = _pixel_length(shape, interleaved)
+    pixel = -(-shape.group_in // 4) * 4 if is_byte else _pixel_length(shape, interleaved)
     tile = min(_tiles_of(pixels, shape, pixel), key=lambda tile: _tile_cost(shape, tile))
     span = _span(shape, tile, 2)
     if interleaved:
@@ -97,7 +103,8 @@ def plan_patch(
     lead = interleaved and (shape.before[2] * pixel) % 2 == 1
     return PatchPlan(
         shape, type, interleaved, pixels // 16 // tiles, tiles, tile, slab, pixel, row,
-        _span(shape, tile, 1), columns, _pairs(shape, pixel, row, lead),
+        _span(shape, tile, 1), columns,
+        _quads(shape, pixel, row) if is_byte else _pairs(shape, pixel, row, lead),
     )
 
 
@@ -179,23 +186,42 @@ def _pairs(
     return tuple(pairs)
 
 
-def pack_patch_weight(plan: PatchPlan, array: Array) -> Array:
-    """Weights [k, c/groups, h, w] (float32) as warps load them, 16 bits each.
+def _quads(shape: ConvolutionShape, pixel: int, row: int) -> tuple[tuple[int, ...], ...]:
+    """(offset, four tap elements); a pixel is one word or two, channels that are none are -1."""
+    channels, (_, height, width) = shape.group_in, shape.kernel
+    words = []
+    for r in range(height):
+        for s in range(width):
+            for c in range(0, pixel, 4):
+                elements = (
+                    (channel * height + r) * width + s if channel < channels else -1
+                    for channel in range(c, c + 4)
+                )
+                offset = r * shape.dilation[1] * row + s * shape.dilation[2] * pixel + c
+                words.append((offset, *elements))
+    return tuple(words)
 
-    [group, slab, step, pair of column tiles, lane, tile of the pair, word, half].
+
+def pack_patch_weight(plan: PatchPlan, array: Array) -> Array:
+    """Weights [k, c/groups, h, w] (float32) as warps load them, in the plan's type.
+
+    [group, slab, step, pair of column tiles, lane, tile of the pair, word, element of the word].
     """
     shape = plan.shape
     filters = plan.slab * plan.slabs
     flat = array.reshape(shape.groups, shape.group_out, -1)
     padded = np.zeros((shape.groups, filters, flat.shape[2] + 1), np.float32)
     padded[:, : shape.group_out, :-1] = flat
-    elements = [element for _, *both in plan.pairs for element in both]
-    elements += [-1] * (plan.steps * 16 - len(elements))
+    size = 4 // plan.item_bytes
+    elements = [element for _, *word in plan.words for element in word]
+    elements += [-1] * (plan.steps * 8 * size - len(elements))
     order = np.array([_filter_of(plan.slab, column) for column in range(plan.slab)])
     columns = (np.arange(plan.slabs)[:, None] * plan.slab + order).reshape(-1)
     product = padded[:, columns][:, :, elements]
-    # k of a step: [word, t, half]; columns: [slab, pair, tile, g].
-    split = product.reshape(shape.groups, plan.slabs, plan.slab // 16, 2, 8, plan.steps, 2, 4, 2)
+    # k of a step: [word, t, element]; columns: [slab, pair, tile, g].
+    split = product.reshape(
+        shape.groups, plan.slabs, plan.slab // 16, 2, 8, plan.steps, 2, 4, size
+    )
     lanes = np.transpose(split, (0, 1, 5, 2, 4, 7, 3, 6, 8))
     return to_bits(np.ascontiguousarray(lanes), plan.type)
 
@@ -212,7 +238,9 @@ def _filter_of(slab: int, column: int) -> int:
 
 
 def to_bits(array: Array, type: str) -> Array:
-    """float32 values as f16 or bf16, rounded to nearest even, stored as bits."""
+    """float32 values as f16 or bf16, rounded to nearest even, stored as bits; as i8 themselves."""
+    if type == "i8":
+        return array.astype(np.int8)
     if type == "f16":
         return array.astype(np.float16).view(np.uint16)
     bits = array.view(np.uint32)

@@ -154,6 +154,11 @@ T2R_DEVICE i8 t2r_round_i8(float x, float low, float high) {
     return (i8)__float_as_uint(fminf(fmaxf(x, low), high) + 12582912.0f);
 }
 
+// The same for x that is never less than -128.
+T2R_DEVICE i8 t2r_round_i8(float x, float high) {
+    return (i8)__float_as_uint(fminf(x, high) + 12582912.0f);
+}
+
 // Two floats rounded into the low and the high half of 32 bits: one instruction.
 template <class T> T2R_DEVICE u32 pack2(float low, float high) {
     return (u32)from_float<T>(low).bits | ((u32)from_float<T>(high).bits << 16);

@@ -294,3 +294,21 @@ def test_nvrtc_takes_all(dtype):
         + "\n".join(lines) + "\n}\n",
         "all",
     )
+
+
+@pytest.mark.parametrize(("text", "printed"), [
+    ("to_int8(clamp(round(mul(i0,i1)),-128.0,127.0))", "t2r_round_i8((a * b), (-128.0f), 127.0f)"),
+    ("to_int8(clamp(round(mul(relu(i0),2.0)),-128.0,127.0))",
+     "t2r_round_i8((t2r_relu(a) * 2.0f), 127.0f)"),
+    ("to_int8(clamp(round(i0),-127.0,127.0))", "t2r_round_i8(a, (-127.0f), 127.0f)"),
+])
+def test_bytes_are_rounded_and_cut_at_once(text: str, printed: str) -> None:
+    assert print_cpp(parse_expression(text), ["a", "b"], dtype=DType.INT8) == printed
+
+
+@pytest.mark.parametrize("text", [
+    "to_int8(clamp(round(i0),-128.0,128.0))", "to_int8(clamp(round(i0),-0.5,127.0))",
+    "to_int8(clamp(i0,-128.0,127.0))",
+])
+def test_other_bytes_are_cut(text: str) -> None:
+    assert "t2r_round_i8" not in print_cpp(parse_expression(text), ["a"], dtype=DType.INT8)

@@ -77,6 +77,17 @@ def test_stems_of_bytes(name: str) -> None:
     )
 
 
+@pytest.mark.parametrize(("channels", "size", "stride", "filters"), [
+    (1, 5, 1, 16), (3, 7, 2, 64), (4, 3, 1, 40), (6, 3, 2, 16),
+])
+def test_windows_of_stems_of_bytes(channels: int, size: int, stride: int, filters: int) -> None:
+    inputs = operands((1, channels, 18, 24), (filters, channels, size, size))
+    check_cuda_tactic(
+        "convolution.cuda.stem_64", window(size, stride), inputs, bytes_of(SUM),
+        constants=[1, 2, 3], out_dtype=DType.INT8, layouts=2, tolerance=FLIPS,
+    )
+
+
 def test_grouped_bytes() -> None:
     check_cuda_tactic(
         "convolution.cuda.grouped_64", window(3, groups=2),

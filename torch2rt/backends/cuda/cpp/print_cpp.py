@@ -21,7 +21,7 @@ from torch2rt.backends.cuda.cpp.types import (
     promote,
     promote_scalar,
 )
-from torch2rt.backends.cuda.rounding import rounded_bytes
+from torch2rt.backends.cuda.rounding import is_never_negative, rounded_bytes
 from torch2rt.kernels.cuda.prelude import c_type
 from torch2rt.network.dtype import DType
 
@@ -100,27 +100,32 @@ class _Printer:
         return self._made[node]
 
     def _apply(self, node: ex.Apply) -> Printed:
-        function = _COARSE_PRINTERS.get(node.op) if self.is_coarse else None
-        function = function or _PRINTERS.get(node.op)
-        if function is None:
-            raise ValueError(f"C++ has no {node.op}")
-        made = function(*[self.value(argument) for argument in node.arguments])
+        made = self._rounded(node) or self._called(node)
         if self._uses[node] < 2:
             return made
         name = f"t2r_{len(self.statements)}"
         self.statements.append(f"const {compute_type(made.dtype)} {name} = {made.text};")
         return Printed(name, made.dtype)
 
+    def _called(self, node: ex.Apply) -> Printed:
+        function = _COARSE_PRINTERS.get(node.op) if self.is_coarse else None
+        function = function or _PRINTERS.get(node.op)
+        if function is None:
+            raise ValueError(f"C++ has no {node.op}")
+        return function(*[self.value(argument) for argument in node.arguments])
+
     def _rounded(self, node: ex.Apply) -> Printed | None:
         """Floats rounded and cut to bytes at once."""
         found = rounded_bytes(node)
         if found is None:
             return None
-        x, low, high = self.value(found[0]), found[1], found[2]
+        x, bounds = self.value(found[0]), list(found[1:])
         if x.literal is not None or x.dtype is DType.FLOAT64 or not x.dtype.is_float:
             return None
-        bounds = f"{cpp_literal(low, DType.FLOAT32)}, {cpp_literal(high, DType.FLOAT32)}"
-        return Printed(f"t2r_round_i8({x.text}, {bounds})", DType.INT8)
+        if bounds[0] <= 0 and is_never_negative(found[0]):
+            del bounds[0]
+        arguments = ", ".join(cpp_literal(bound, DType.FLOAT32) for bound in bounds)
+        return Printed(f"t2r_round_i8({x.text}, {arguments})", DType.INT8)
 
 
 def _count_uses(expression: ex.Expression) -> Counter[ex.Expression]:

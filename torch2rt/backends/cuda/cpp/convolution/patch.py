@@ -72,8 +72,9 @@ class PatchTactic(Tactic):
 
     def _plan(self, spec: LayerSpec) -> PatchPlan:
         dtype = spec.inputs[1].dtype
-        # Bytes are multiplied as float16, which holds them and their products' sums exactly.
-        type = c_type(dtype if dtype in _HALVES else DType.FLOAT16)
+        # Bytes of groups are multiplied as float16, which holds them and sums products exactly.
+        is_wide = dtype is DType.INT8 and not self.interleaved
+        type = c_type(DType.FLOAT16 if is_wide else dtype)
         return plan_patch(specs.shape_of(spec), type, self.pixels, self.interleaved)
 
     def layouts(self, spec: LayerSpec) -> Sequence[LayoutChoice]:
@@ -99,7 +100,7 @@ class PatchTactic(Tactic):
             raise Unprepared(f"needs {plan.shared_bytes} bytes of shared memory")
         kernel = cpp_kernel(weights, patch.NAME, patch.patch_source(plan), plan.shared_bytes)
         weight = specs.packed_weight(
-            spec, weights, f"patch {plan.type} {plan.shape.groups} {plan.slab} {plan.pairs}",
+            spec, weights, f"patch {plan.type} {plan.shape.groups} {plan.slab} {plan.words}",
             lambda array: pack_patch_weight(plan, array),
         )
         launch = Launch(
