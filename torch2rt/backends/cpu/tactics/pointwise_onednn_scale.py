@@ -36,7 +36,7 @@ class ScaleReorder(Tactic):
             if data_type(tensor.dtype) is None or not 0 < tensor.rank <= MAX_RANK:
                 return Refusal(f"oneDNN reorders no {tensor}")
         reason = integer_refusal(whole_expression(spec), [spec.inputs[0].dtype], output.dtype)
-        if reason is None and _factor(spec) is None:
+        if reason is None and factor_of(spec) is None:
             reason = Refusal(f"{whole_expression(spec).text} is more than a factor")
         return reason
 
@@ -49,7 +49,7 @@ class ScaleReorder(Tactic):
         """Create the reorder."""
         builder = StepBuilder(spec, weights)
         source, target = builder.input(0), builder.output(0)
-        factor = _factor(spec)
+        factor = factor_of(spec)
         assert factor is not None
         try:
             desc = onednn.reorder(source.desc, target.desc, attributes=Attributes(
@@ -66,7 +66,7 @@ class ScaleReorder(Tactic):
         return builder.finish()
 
 
-def _factor(spec: LayerSpec) -> float | None:
+def factor_of(spec: LayerSpec) -> float | None:
     """The factor, None where the expression is another."""
     root = without_rounding(expression_of(spec), spec.outputs[0].dtype)
     match root:
