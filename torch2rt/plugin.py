@@ -89,6 +89,7 @@ class PluginOptions(TypedDict, total=False):
     fake: Callable[..., Any] | None
     workspace: Bytes | None
     precisions: Sequence[str]
+    epilogue: bool
     capturable: bool
     version: str
 
@@ -117,6 +118,7 @@ def plugin(
     fake: Callable[..., Any] | None = None,
     workspace: Bytes | None = None,
     precisions: Sequence[str] = ("fp32",),
+    epilogue: bool = False,
     capturable: bool = False,
     version: str = "1",
 ) -> object:
@@ -139,6 +141,9 @@ def plugin(
             after the outputs'.
         precisions: float types in which kernels and functions take their operands: of ``"fp32"``,
             ``"fp16"``, ``"bf16"``. In others the plugin gets float32.
+        epilogue: the plugin has one output, and its kernels in CUDA C++ pass each value that they
+            store through ``EPILOGUE(value, index)`` and end their parameters with
+            ``EPILOGUE_PARAMETERS``: what follows in the network may then become part of them.
         capturable: ``cupy`` only launches kernels on the current stream, so that it may be part
             of a CUDA graph.
         version: raise it when results change: an engine asks for the version it was built with.
@@ -158,7 +163,7 @@ def plugin(
     """
     given = Implementations(
         _ways(cuda, CudaKernel), _ways(triton, TritonKernel), cupy, cpu, workspace,
-        _dtypes(precisions), is_capturable=capturable,
+        _dtypes(precisions), takes_epilogue=epilogue, is_capturable=capturable,
     )
     if isinstance(target, str):
         return lambda body: _register_named(target, version, body, fake, given)

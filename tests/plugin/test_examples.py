@@ -17,8 +17,8 @@ from tactic_testing import make_spec
 
 import torch2rt
 from torch2rt.backends.backend import find_tactic
+from torch2rt.backends.cuda.cpp.plugin_source import plugin_source
 from torch2rt.backends.cuda.device import preparing_for
-from torch2rt.backends.cuda.tactics.plugin_cuda import plugin_source
 from torch2rt.capture.export import capture
 from torch2rt.layers.plugin import Plugin
 from torch2rt.layers.specialize import specialize_kind

@@ -18,6 +18,9 @@ from torch2rt.extension.registry import PluginCall
 from torch2rt.extension.user_code import call_user
 from torch2rt.layers.plugin import Plugin
 
+# Kinds of layers that are plugins.
+PLUGIN_KINDS = ("plugin", "plugin_with_epilogue")
+
 
 def plugin_of(spec: LayerSpec) -> Plugin:
     """The kind of a plugin's layer. TypeError for another."""
@@ -51,7 +54,7 @@ def instance_of(spec: LayerSpec) -> FullPlugin:
 class Enqueue(Tactic):
     """``enqueue`` of a `torch2rt.Plugin`, by tactic ``index`` of its class."""
 
-    kinds: ClassVar[tuple[str, ...]] = ("plugin",)
+    kinds: ClassVar[tuple[str, ...]] = PLUGIN_KINDS
     index: ClassVar[int]
     device: ClassVar[str]
 
@@ -60,6 +63,8 @@ class Enqueue(Tactic):
         kind = plugin_of(spec)
         if "enqueue" not in kind.host:
             return Refusal("the plugin has no enqueue")
+        if spec.epilogue is not None:
+            return Refusal("an epilogue")
         try:
             plugin = instance_of(spec)
         except PluginMissingError as error:

@@ -10,6 +10,7 @@ from torch2rt.extension.implementations import CudaKernel, Int64, Shapes, Triton
 from torch2rt.extension.registry import Definition, PluginCall
 from torch2rt.extension.triton_source import parameter_names, source_text
 from torch2rt.layers.plugin import Plugin
+from torch2rt.layers.plugin_with_epilogue import PluginWithEpilogue
 from torch2rt.network.dim import Dim, SymbolicDim, product
 from torch2rt.network.tensor import TensorType
 
@@ -33,7 +34,8 @@ def bound_kind(
         "cpu": given.cpu, "cupy": given.cupy, "enqueue": given.has_enqueue,
         "capturable": given.is_capturable,
     }
-    return Plugin(
+    is_fusing = given.takes_epilogue and len(outputs) == 1
+    return (PluginWithEpilogue if is_fusing else Plugin)(
         definition.name, definition.version, definition.package, tuple(outputs),
         arguments=call.arguments, state=call.state,
         cuda=tuple(tuple(binder.cuda(launch) for launch in way) for way in given.cuda),

@@ -1,4 +1,4 @@
-"""Arguments of users' kernels: pointers to all tensors and the workspace, then numbers."""
+"""Arguments of users' kernels: tensors, workspace, numbers, operands of the epilogue."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ def launch_arguments(
     arguments += [Out(index) for index in range(len(spec.outputs))]
     if launch_size(plugin_of(spec).workspace):
         arguments.append(Work())
-    return [*arguments, *(number_argument(number) for number in numbers)]
+    arguments += [number_argument(number) for number in numbers]
+    extras = range(spec.main_count, len(spec.inputs))
+    return [*arguments, *(operand(spec, weights, index) for index in extras)]
 
 
 def number_argument(number: Any) -> Argument:

@@ -6,9 +6,12 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, ClassVar
 
+import numpy as np
+
+from torch2rt.backends.cpu.numpy_expression import Evaluate, compile_expression, missing_op
 from torch2rt.backends.cpu.steps import ArrayOperand, NumpyStep, StepBuilder
 from torch2rt.backends.cpu.torch_operators import strided_operand
-from torch2rt.backends.plugins import Enqueue, dtype_refusal, plugin_of
+from torch2rt.backends.plugins import PLUGIN_KINDS, Enqueue, dtype_refusal, plugin_of
 from torch2rt.backends.spec import LayerSpec, TensorSpec
 from torch2rt.backends.tactic import Prepared, Refusal, Tactic, Unprepared, Weights
 from torch2rt.extension.full import Plugin
@@ -21,13 +24,13 @@ class PluginArrays(Tactic):
     """``cpu(inputs, outputs, attributes)`` on the buffers themselves, row-major."""
 
     name: ClassVar[str] = "plugin.python.arrays"
-    kinds: ClassVar[tuple[str, ...]] = ("plugin",)
+    kinds: ClassVar[tuple[str, ...]] = PLUGIN_KINDS
 
     def supports(self, spec: LayerSpec) -> Refusal | None:
         """Plugins that declare such a function, in dtypes that they name."""
         if "cpu" not in plugin_of(spec).host:
             return Refusal("the plugin has no function for the CPU")
-        return dtype_refusal(spec)
+        return dtype_refusal(spec) or _epilogue_refusal(spec)
 
     def prepare(self, spec: LayerSpec, weights: Weights) -> Prepared:
         """One call. PluginMissingError where the plugin is not registered."""
@@ -41,6 +44,8 @@ class PluginArrays(Tactic):
         outputs = [builder.array_output(index) for index in range(len(spec.outputs))]
         inputs = [builder.array_input(index) for index in range(len(spec.inputs))]
         run = partial(_run, kind.plugin, function, attributes, len(outputs))
+        if spec.epilogue is not None:
+            run = partial(_run_all, run, compile_expression(spec.epilogue), spec.main_count)
         # Whether numpy warns is the user's affair, and silencing it takes longer than the call.
         builder.steps.append(NumpyStep(run, (*outputs, *inputs), may_overflow=False))
         return builder.finish()
@@ -51,6 +56,25 @@ def _run(
     *arrays: Array,
 ) -> None:
     call_user(name, "its cpu function", function, arrays[count:], arrays[:count], attributes)
+
+
+def _run_all(
+    run: Callable[..., None], epilogue: Evaluate, main_count: int, output: Array, *inputs: Array
+) -> None:
+    """The function, then the epilogue in place."""
+    run(output, *inputs[:main_count])
+    with np.errstate(all="ignore"):
+        np.copyto(output, epilogue([output, *inputs[main_count:]]))
+
+
+def _epilogue_refusal(spec: LayerSpec) -> Refusal | None:
+    """A refusal of epilogues that numpy cannot compute in place."""
+    if spec.epilogue is None:
+        return None
+    if {tensor.dtype for tensor in (*spec.inputs, *spec.outputs)} != {DType.FLOAT32}:
+        return Refusal("an epilogue that is not float32 throughout")
+    missing = missing_op(spec.epilogue, is_double=False)
+    return Refusal(f"numpy has no {missing}") if missing is not None else None
 
 
 class _Enqueue(Enqueue):

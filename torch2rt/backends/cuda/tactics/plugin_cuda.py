@@ -5,27 +5,27 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from torch2rt.backends.cuda.cpp.kernel import cpp_kernel
+from torch2rt.backends.cuda.cpp.plugin_source import epilogue_refusal, plugin_source
 from torch2rt.backends.cuda.device import Kernel, current_device
 from torch2rt.backends.cuda.launch import KernelPrepared, Launch
 from torch2rt.backends.cuda.plugin_arguments import launch_arguments, launch_size
-from torch2rt.backends.plugins import dtype_refusal, plugin_of
+from torch2rt.backends.plugins import PLUGIN_KINDS, dtype_refusal, plugin_of
 from torch2rt.backends.spec import LayerSpec
 from torch2rt.backends.tactic import Prepared, Refusal, Tactic, Unprepared, Weights
 from torch2rt.errors import PluginError
-from torch2rt.kernels.cuda.prelude import PRELUDE, c_type
 
 
 class _Way(Tactic):
     """Way ``index`` of those a plugin gives: its launches one after the other, row-major."""
 
-    kinds: ClassVar[tuple[str, ...]] = ("plugin",)
+    kinds: ClassVar[tuple[str, ...]] = PLUGIN_KINDS
     index: ClassVar[int]
 
     def supports(self, spec: LayerSpec) -> Refusal | None:
         """Plugins that have such a way, in dtypes that they name."""
         if len(plugin_of(spec).cuda) <= self.index:
             return Refusal(f"the plugin has {len(plugin_of(spec).cuda)} ways in CUDA C++")
-        return dtype_refusal(spec)
+        return dtype_refusal(spec) or epilogue_refusal(spec)
 
     def prepare(self, spec: LayerSpec, weights: Weights) -> Prepared:
         """The kernels, compiled once."""
@@ -63,16 +63,6 @@ def _compiled(
             name=plugin_of(spec).plugin, where=f", layer {spec.name} ({spec.where})",
             reason=f"its kernel {reason}", remedy='Lines are those of "plugin", its source',
         ) from error
-
-
-def plugin_source(spec: LayerSpec, source: str) -> str:
-    """The user's text behind our prelude and the types of the operands."""
-    types = [
-        f"typedef {c_type(operand.dtype)} {side}{index}_t;"
-        for side, operands in (("in", spec.inputs[: spec.main_count]), ("out", spec.outputs))
-        for index, operand in enumerate(operands)
-    ]
-    return f"{PRELUDE}\n" + "\n".join(types) + f'\n#line 1 "plugin"\n{source}'
 
 
 def _three(sizes: tuple[Any, ...]) -> tuple[int, int, int]:

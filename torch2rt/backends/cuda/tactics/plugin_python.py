@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from torch2rt.backends.cuda.plugin_arguments import launch_size
 from torch2rt.backends.cuda.plugin_calls import ArraysPrepared
-from torch2rt.backends.plugins import Enqueue, dtype_refusal, plugin_of
+from torch2rt.backends.plugins import PLUGIN_KINDS, Enqueue, dtype_refusal, plugin_of
 from torch2rt.backends.spec import LayerSpec
 from torch2rt.backends.tactic import Prepared, Refusal, Tactic, Unprepared, Weights
 from torch2rt.extension.full import Plugin
@@ -20,13 +20,13 @@ class PluginCupy(Tactic):
     """``cupy(inputs, outputs, attributes)`` on the buffers themselves, row-major."""
 
     name: ClassVar[str] = "plugin.python.cupy"
-    kinds: ClassVar[tuple[str, ...]] = ("plugin",)
+    kinds: ClassVar[tuple[str, ...]] = PLUGIN_KINDS
 
     def supports(self, spec: LayerSpec) -> Refusal | None:
         """Plugins that declare such a function, in dtypes that they name."""
         if "cupy" not in plugin_of(spec).host:
             return Refusal("the plugin has no function of CuPy arrays")
-        return dtype_refusal(spec)
+        return Refusal("an epilogue") if spec.epilogue is not None else dtype_refusal(spec)
 
     def prepare(self, spec: LayerSpec, weights: Weights) -> Prepared:
         """One call. PluginMissingError where the plugin is not registered."""

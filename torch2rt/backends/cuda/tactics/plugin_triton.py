@@ -10,7 +10,7 @@ from torch2rt.backends.cuda.launch import F32, I32, I64, Argument, KernelPrepare
 from torch2rt.backends.cuda.plugin_arguments import launch_arguments, launch_size
 from torch2rt.backends.cuda.triton.kernel import Program, triton_kernel
 from torch2rt.backends.cuda.triton.operands import TRITON_TYPES
-from torch2rt.backends.plugins import dtype_refusal, plugin_of
+from torch2rt.backends.plugins import PLUGIN_KINDS, dtype_refusal, plugin_of
 from torch2rt.backends.spec import LayerSpec
 from torch2rt.backends.tactic import Prepared, Refusal, Tactic, Unprepared, Weights
 from torch2rt.extension.registry import registered
@@ -25,14 +25,14 @@ _TYPES = {**TRITON_TYPES, DType.INT64: "i64", DType.FLOAT64: "fp64", DType.UINT8
 class _Way(Tactic):
     """Way ``index`` of those a plugin gives: its launches one after the other, row-major."""
 
-    kinds: ClassVar[tuple[str, ...]] = ("plugin",)
+    kinds: ClassVar[tuple[str, ...]] = PLUGIN_KINDS
     index: ClassVar[int]
 
     def supports(self, spec: LayerSpec) -> Refusal | None:
         """Plugins that have such a way, in dtypes that they name."""
         if len(plugin_of(spec).triton) <= self.index:
             return Refusal(f"the plugin has {len(plugin_of(spec).triton)} ways in Triton")
-        return dtype_refusal(spec)
+        return Refusal("an epilogue") if spec.epilogue is not None else dtype_refusal(spec)
 
     def prepare(self, spec: LayerSpec, weights: Weights) -> Prepared:
         """The kernels, compiled once. Unprepared where that needs the plugin's package."""
