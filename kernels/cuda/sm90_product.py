@@ -21,105 +21,18 @@ Architectures: sm_90a alone. Source: PTX ISA, wgmma, mbarrier, cp.async.bulk.ten
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from torch2rt.kernels.cuda.prelude import PRELUDE, c_type
+from torch2rt.kernels.cuda.sm90_async import SM90_ASYNC
+from torch2rt.kernels.cuda.sm90_product_form import (
+    AHEAD,
+    BLOCK_M,
+    ROW_BYTES,
+    Operand,
+    ProductForm,
+    Taps,
+)
 from torch2rt.network.dtype import DType
-
-BLOCK_M = 128
-STORE_ROWS = 64  # the result is staged and stored by halves of a tile
-ROW_BYTES = 128  # of an operand's tile in a stage: what one swizzled row holds
-THREADS = 384
-# Groups of eight columns whose operands of the epilogue are read together, by the width of tiles:
-# what is left of the registers beside the sums.
-AHEAD = {128: 8, 192: 2}
-_ALIGNMENT = 1024
-_BARRIER_BYTES = 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Operand:
-    """An operand of the epilogue: "scalar", "column" (one value per n), "matrix" or "staged".
-
-    A staged one is a matrix of the result's type that is fetched through a tensor map; at most one.
-    """
-
-    kind: str
-    dtype: DType
-
-
-@dataclass(frozen=True, slots=True)
-class Taps:
-    """The window of a convolution of y [., pixels, n], ``channel_steps`` stages per tap."""
-
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-    dilation: tuple[int, int]
-    pixels: tuple[int, int]
-    channel_steps: int
-
-
-@dataclass(frozen=True, slots=True)
-class ProductForm:
-    """What a source is for. ``shares_a``: the two blocks of a cluster share rows of a, else of b.
-
-    ``is_even``: m and n are multiples of the tiles of a cluster. ``has_pairs``: n is even.
-    ``expression``: C++ of the epilogue in ``i0`` (float; int for int8 operands), ``i1`` and so on.
-    """
-
-    dtype: DType
-    out_dtype: DType
-    block_n: int
-    stages: int
-    shares_a: bool
-    is_even: bool
-    has_pairs: bool
-    operands: tuple[Operand, ...]
-    expression: str
-    taps: Taps | None = None
-
-    @property
-    def has_staged(self) -> bool:
-        """Whether an operand is fetched to where the result is staged."""
-        return any(operand.kind == "staged" for operand in self.operands)
-
-    @property
-    def block_k(self) -> int:
-        """Elements of a row of a stage."""
-        return ROW_BYTES // self.dtype.itemsize_bytes
-
-    @property
-    def store_columns(self) -> int:
-        """Columns that one store moves: rows of 128 bytes, or of 64 for bytes."""
-        return 64
-
-    @property
-    def store_row_bytes(self) -> int:
-        """Bytes of them."""
-        return self.store_columns * self.out_dtype.itemsize_bytes
-
-    @property
-    def box_rows(self) -> tuple[int, int]:
-        """Rows of a and of b that one load fetches."""
-        a, b = BLOCK_M, self.block_n
-        return (a // 2, b) if self.shares_a else (a, b // 2)
-
-    @property
-    def staging_bytes(self) -> int:
-        """Of one warpgroup: a half, or both where an operand is fetched to them."""
-        return self.half_bytes * (2 if self.has_staged else 1)
-
-    @property
-    def half_bytes(self) -> int:
-        """Of half a tile of the result."""
-        return STORE_ROWS * self.block_n * self.out_dtype.itemsize_bytes
-
-    @property
-    def shared_bytes(self) -> int:
-        """Dynamic shared memory of a block."""
-        stage = (BLOCK_M + self.block_n) * ROW_BYTES
-        return self.stages * stage + 2 * self.staging_bytes + _BARRIER_BYTES + _ALIGNMENT
 
 
 def product_source(form: ProductForm) -> str:
@@ -145,7 +58,8 @@ def product_source(form: ProductForm) -> str:
         f"typedef {half} Half;",
     ]
     return "\n".join([
-        PRELUDE, *lines, *types, _ASYNC, _multiply(form), _epilogue(form), _kernel(form.operands),
+        PRELUDE, *lines, *types, SM90_ASYNC, _PLACES, _multiply(form), _epilogue(form),
+        _kernel(form.operands),
     ])
 
 
@@ -242,95 +156,7 @@ def _kernel(operands: Sequence[Operand]) -> str:
     return kernel
 
 
-_ASYNC = r"""
-struct alignas(64) TensorMap { u8 bytes[128]; };
-
-T2R_DEVICE u32 shared_address(const void* pointer) {
-    return (u32)__cvta_generic_to_shared(pointer);
-}
-T2R_DEVICE u32 cluster_rank() {
-    u32 rank;
-    asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-    return rank;
-}
-T2R_DEVICE void cluster_sync() {
-    asm volatile("barrier.cluster.arrive.release; barrier.cluster.wait.acquire;" ::: "memory");
-}
-T2R_DEVICE void barrier_init(u32 barrier, int count) {
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" :: "r"(barrier), "r"(count) : "memory");
-}
-T2R_DEVICE void barrier_expect(u32 barrier, int bytes) {
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;"
-                 :: "r"(barrier), "r"(bytes) : "memory");
-}
-T2R_DEVICE void barrier_wait(u32 barrier, int parity) {
-    asm volatile("{ .reg .pred done;\n"
-                 "again: mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-                 "@!done bra again; }"
-                 :: "r"(barrier), "r"(parity) : "memory");
-}
-// The same barrier in a block of the cluster. It publishes nothing that was written, so it need not
-// release at the scope of the cluster, which costs a fence of the whole GPU.
-T2R_DEVICE void barrier_arrive(u32 barrier, u32 rank) {
-    asm volatile("{ .reg .b32 there; mapa.shared::cluster.u32 there, %0, %1;\n"
-                 "mbarrier.arrive.shared::cluster.b64 _, [there]; }"
-                 :: "r"(barrier), "r"(rank) : "memory");
-}
-T2R_DEVICE void load_box(u32 to, const TensorMap* map, u32 barrier, int k, int row) {
-    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes "
-                 "[%0], [%1, {%3, %4}], [%2];"
-                 :: "r"(to), "l"(map), "r"(barrier), "r"(k), "r"(row) : "memory");
-}
-// To the same place of both blocks, each of whose barriers counts the bytes.
-T2R_DEVICE void load_box_for_both(u32 to, const TensorMap* map, u32 barrier, int k, int row) {
-    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
-                 ".multicast::cluster [%0], [%1, {%4, %5}], [%2], %3;"
-                 :: "r"(to), "l"(map), "r"(barrier), "h"((u16)3), "r"(k), "r"(row) : "memory");
-}
-// Pixels of one tap: (w, h, image) is the first pixel's corner, (right, down) the tap's place.
-T2R_DEVICE void load_pixels(
-    u32 to, const TensorMap* map, u32 barrier, int c, int w, int h, int image, int right, int down
-) {
-    asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.im2col"
-                 ".mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6}], [%2], {%7, %8};"
-                 :: "r"(to), "l"(map), "r"(barrier), "r"(c), "r"(w), "r"(h), "r"(image),
-                    "h"((u16)right), "h"((u16)down) : "memory");
-}
-T2R_DEVICE void load_pixels_for_both(
-    u32 to, const TensorMap* map, u32 barrier, int c, int w, int h, int image, int right, int down
-) {
-    asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.im2col"
-                 ".mbarrier::complete_tx::bytes.multicast::cluster "
-                 "[%0], [%1, {%3, %4, %5, %6}], [%2], {%7, %8}, %9;"
-                 :: "r"(to), "l"(map), "r"(barrier), "r"(c), "r"(w), "r"(h), "r"(image),
-                    "h"((u16)right), "h"((u16)down), "h"((u16)3) : "memory");
-}
-T2R_DEVICE void store_box(const TensorMap* map, u32 from, int column, int row) {
-    asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%2, %3}], [%1];"
-                 :: "l"(map), "r"(from), "r"(column), "r"(row) : "memory");
-}
-T2R_DEVICE void stores_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
-T2R_DEVICE void stores_have_read() {
-    asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
-}
-T2R_DEVICE void stores_are_done() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
-T2R_DEVICE void named_sync(int name, int threads) {
-    asm volatile("bar.sync %0, %1;" :: "r"(name), "r"(threads) : "memory");
-}
-T2R_DEVICE void named_arrive(int name, int threads) {
-    asm volatile("bar.arrive %0, %1;" :: "r"(name), "r"(threads) : "memory");
-}
-T2R_DEVICE void sums_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
-T2R_DEVICE void sums_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-template <int LEFT> T2R_DEVICE void sums_wait() {
-    asm volatile("wgmma.wait_group.sync.aligned %0;" :: "n"(LEFT) : "memory");
-}
-// Where rows of 128 bytes lie that a tensor map has swizzled: groups of eight rows, dense.
-T2R_DEVICE u64 describe(u32 address) {
-    return (u64)((address & 0x3ffff) >> 4) | ((u64)1 << 16) | ((u64)(1024 >> 4) << 32)
-         | ((u64)1 << 62);
-}
-
+_PLACES = r"""
 // Two neighbours of a row as floats; zeros outside the matrix.
 template <class T> T2R_DEVICE void read_pair(
     float (&v)[2], const T* from, int row, int column, int pitch, int m, int n

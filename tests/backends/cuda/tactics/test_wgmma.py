@@ -14,7 +14,8 @@ from torch2rt.backends.cuda.cpp import sm90_products
 from torch2rt.backends.cuda.device import preparing_for
 from torch2rt.backends.cuda.nvrtc import compile_cubin
 from torch2rt.backends.tactic import Refusal
-from torch2rt.kernels.cuda.sm90_product import Operand, ProductForm, Taps, product_source
+from torch2rt.kernels.cuda.sm90_product import product_source
+from torch2rt.kernels.cuda.sm90_product_form import Operand, ProductForm, Taps
 from torch2rt.layers.convolution import Convolution
 from torch2rt.layers.matmul import Matmul
 from torch2rt.network.dtype import DType

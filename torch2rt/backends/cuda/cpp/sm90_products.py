@@ -34,7 +34,8 @@ from torch2rt.backends.cuda.triton.tensor_map import (
 )
 from torch2rt.backends.spec import LayerSpec
 from torch2rt.backends.tactic import Prepared, Refusal, Weights
-from torch2rt.kernels.cuda.sm90_product import (
+from torch2rt.kernels.cuda.sm90_product import product_source
+from torch2rt.kernels.cuda.sm90_product_form import (
     BLOCK_M,
     ROW_BYTES,
     STORE_ROWS,
@@ -42,7 +43,6 @@ from torch2rt.kernels.cuda.sm90_product import (
     Operand,
     ProductForm,
     Taps,
-    product_source,
 )
 from torch2rt.network.dtype import DType
 
