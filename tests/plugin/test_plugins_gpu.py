@@ -167,7 +167,7 @@ def test_a_kernel_that_writes_beyond_its_output_is_told_by_name(tmp_path):
         "t_gpu::wild", cuda=CudaKernel(wild, "leaky", grid=blocks)
     )(body)
     model = Model(function).cuda().eval()
-    with pytest.raises(PluginError, match="plugin 't_gpu::wild', layer .* bytes after output 0"):
+    with pytest.raises(PluginError, match=r"plugin 't_gpu::wild', layer .* bytes after output 0"):
         torch2rt.convert(
             model, torch.randn(16, 64, device="cuda"), timing_cache=tmp_path / "t.jsonl",
             progress=False,
