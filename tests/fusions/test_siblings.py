@@ -125,3 +125,17 @@ def test_biases_of_half_models_stack(second: str) -> None:
     network = check_fires(MergeSiblingMatmuls(), source)
     assert network.layers[0].epilogue_inputs[0].dtype.value == second
     assert network.layers[0].output.dtype.value == "float16"
+
+
+def test_convolutions_of_bytes_become_one() -> None:
+    head = (
+        "input %x: int8[2,3,5,5]\nconstant @wa: int8[4,3,1,1]\nconstant @wb: int8[2,3,1,1]\n"
+        "constant @sa: float32[4,1,1]\nconstant @sb: float32[2,1,1]\n"
+    )
+    epilogue = "relu(mul(to_float32(i0),i1))"
+    source = head + convolution("a", "%x, @wa, @sa", A, epilogue=epilogue) + convolution(
+        "b", "%x, @wb, @sb", B, epilogue=epilogue
+    ) + tail("a", "b")
+    network = check_fires(MergeSiblingConvolutions(), source)
+    weight = network.layers[0].inputs[1]
+    assert (weight.shape, weight.dtype.value) == ((6, 3, 1, 1), "int8")

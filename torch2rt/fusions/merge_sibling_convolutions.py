@@ -7,9 +7,15 @@ from typing import ClassVar, Self
 import numpy as np
 
 from torch2rt.fusions.base import Fusion
-from torch2rt.fusions.contraction import output_channels, weight_of
+from torch2rt.fusions.contraction import output_channels
 from torch2rt.fusions.rewrite import values_of
-from torch2rt.fusions.siblings import Siblings, merge, refusal, siblings_of
+from torch2rt.fusions.siblings import (
+    Siblings,
+    merge,
+    refusal,
+    siblings_of,
+    stackable_weight,
+)
 from torch2rt.layers.concat import Concat
 from torch2rt.layers.convolution import Convolution
 from torch2rt.network.layer import Layer
@@ -44,7 +50,7 @@ class MergeSiblingConvolutions(Fusion[Siblings]):
 
     def match(self, network: Network, layer: Layer) -> Siblings | None:
         """The first of several convolutions of one tensor."""
-        if not isinstance(layer.kind, Convolution) or weight_of(layer) is None:
+        if not isinstance(layer.kind, Convolution) or stackable_weight(layer) is None:
             return None
         found = siblings_of(network, layer)
         if found is None:

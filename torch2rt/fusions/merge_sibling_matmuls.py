@@ -7,9 +7,15 @@ from typing import ClassVar, Self
 import numpy as np
 
 from torch2rt.fusions.base import Fusion
-from torch2rt.fusions.contraction import output_channels, weight_of
+from torch2rt.fusions.contraction import output_channels
 from torch2rt.fusions.rewrite import values_of
-from torch2rt.fusions.siblings import Siblings, merge, refusal, siblings_of
+from torch2rt.fusions.siblings import (
+    Siblings,
+    merge,
+    refusal,
+    siblings_of,
+    stackable_weight,
+)
 from torch2rt.layers.matmul import Matmul
 from torch2rt.network.layer import Layer
 from torch2rt.network.network import Network
@@ -43,7 +49,7 @@ class MergeSiblingMatmuls(Fusion[Siblings]):
 
     def match(self, network: Network, layer: Layer) -> Siblings | None:
         """The first of several matmuls of one tensor with constant matrices."""
-        weight = weight_of(layer)
+        weight = stackable_weight(layer)
         if not isinstance(layer.kind, Matmul) or weight is None or layer.kind.transpose_a:
             return None
         found = siblings_of(network, layer)

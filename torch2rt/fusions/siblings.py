@@ -6,12 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from torch2rt.fusions.contraction import channel_axis, output_channels, per_channel, weight_of
+from torch2rt.fusions.contraction import Contraction, channel_axis, output_channels, per_channel
 from torch2rt.fusions.rewrite import add_constant, merged_origins, remove_if_unused, values_of
+from torch2rt.layers.accumulator import EIGHT_BITS
 from torch2rt.layers.slice import Slice
 from torch2rt.network.dtype import Array, DType
 from torch2rt.network.layer import Layer
 from torch2rt.network.network import Network
+from torch2rt.network.tensor import Tensor
 from torch2rt.passes.base import Reject
 
 # Of constants in epilogues.
@@ -25,6 +27,15 @@ class Siblings:
     layers: tuple[Layer, ...]
 
 
+def stackable_weight(layer: Layer) -> Tensor | None:
+    """The constant weight of a contraction, of floats or of bytes that sum to int32."""
+    if not isinstance(layer.kind, Contraction):
+        return None
+    weight = layer.main_inputs[1]
+    is_taken = weight.dtype.is_float or weight.dtype in EIGHT_BITS
+    return weight if weight.is_constant and is_taken else None
+
+
 def siblings_of(network: Network, layer: Layer) -> Siblings | None:
     """All layers that could be merged with this one, if it is the first of several."""
     x, weight = layer.inputs[0], layer.inputs[1]
@@ -34,7 +45,7 @@ def siblings_of(network: Network, layer: Layer) -> Siblings | None:
         and user.main_inputs[0] is x
         and user.epilogue == layer.epilogue
         and user.output.dtype == layer.output.dtype
-        and (other := weight_of(user)) is not None
+        and (other := stackable_weight(user)) is not None
         and other.dtype == weight.dtype
     ]
     if len(candidates) < 2:
