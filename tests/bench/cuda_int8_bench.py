@@ -33,9 +33,11 @@ from torch2rt.build.measure import Measure, Option
 from torch2rt.build.timing_cache import TimingCache
 from torch2rt.build.workers import WorkerPool
 from torch2rt.errors import NoTacticError
+from torch2rt.expression import parse_expression
 from torch2rt.layers.adaptive_pool import AdaptivePool
 from torch2rt.layers.convolution import Convolution
 from torch2rt.layers.matmul import Matmul
+from torch2rt.layers.pointwise import Pointwise
 from torch2rt.layers.pool import Pool
 from torch2rt.lazy_torch import torch
 from torch2rt.network.dtype import DType
@@ -60,13 +62,13 @@ class Case:
 
 
 def requantized(text: str) -> str:
-    """Bytes of a float expression."""
-    return f"to_int8(clamp(round(mul({text},20.0)),-128.0,127.0))"
+    """Bytes of a float expression, scales folded into what it multiplies by."""
+    return f"to_int8(clamp(round({text}),-128.0,127.0))"
 
 
 RELU = requantized(f"relu({SUM})")
 LINEAR = requantized(SUM)
-RESIDUAL = requantized(f"relu(add({SUM},mul(to_float32(i3),0.05)))")
+RESIDUAL = requantized(f"relu(add({SUM},to_float32(i3)))")
 
 
 def convolution(
@@ -91,9 +93,13 @@ def _empty(shape: Sequence[int], dtype: DType) -> Any:
 
 def cases(batch: int) -> Iterator[Case]:
     """The layers of ResNet-50 between an image of half floats and half scores."""
-    stem = requantized("relu(add(i0,i1))")
     image = (batch, 3, 224, 224)
-    yield Case("stem", 1, convolution(image, 64, 7, 2, stem, DType.FLOAT16))
+    bytes_of = Pointwise(parse_expression(requantized("mul(i0,40.0)")), DType.INT8)
+    yield Case("image", 1, make_spec(bytes_of, [_empty(image, DType.FLOAT16)]))
+    yield Case("stem", 1, convolution(image, 64, 7, 2))
+    # Instead of both, where the first layer stays in half; not part of the sum.
+    half = requantized("relu(add(i0,i1))")
+    yield Case("stem of halves", 0, convolution(image, 64, 7, 2, half, DType.FLOAT16))
     pool = Pool("max", (3, 3), (2, 2), (1, 1), (1, 1), (1, 1))
     yield Case("max pool", 1, make_spec(pool, [_empty((batch, 64, 112, 112), DType.INT8)]))
     channels, size = 64, 56
@@ -114,7 +120,7 @@ def cases(batch: int) -> Iterator[Case]:
         yield Case(f"{stage} reduce", blocks - 1, convolution(x, width, 1))
     mean = make_spec(
         AdaptivePool("mean", (1, 1)), [_empty((batch, 2048, 7, 7), DType.FLOAT16)],
-        requantized("i0"), (), DType.INT8,
+        requantized("mul(i0,20.0)"), (), DType.INT8,
     )
     yield Case("mean", 1, mean)
     factors = [_empty((batch, 2048), DType.INT8), _empty((1000, 2048), DType.INT8)]
@@ -137,9 +143,9 @@ def named_constants(case: Case, index: int) -> tuple[Case, dict[str, Any]]:
         if spec.dtype is DType.INT8:
             values = rng.integers(-127, 128, spec.shape, np.int8)
         elif position == 2 and case.spec.inputs[0].dtype is DType.INT8:
-            values = (0.5 + rng.random(spec.shape)) / (terms**0.5 * 74 * 58)
+            values = (0.5 + rng.random(spec.shape)) / (terms**0.5 * 74)
         else:
-            values = rng.standard_normal(spec.shape) / terms**0.5
+            values = 20 * rng.standard_normal(spec.shape) / terms**0.5
         arrays[name] = np.asarray(values, spec.dtype.numpy)
     return replace(case, spec=replace(case.spec, name=case.name, constants=names)), arrays
 
