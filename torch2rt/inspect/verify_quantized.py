@@ -16,7 +16,6 @@ import torch
 from torch2rt.backends.reference.executor import run_network
 from torch2rt.engine.engine import Engine
 from torch2rt.errors import QuantizationError
-from torch2rt.inspect.bisect import first_off
 from torch2rt.inspect.failure import failure
 from torch2rt.inspect.tolerance import relative_error
 from torch2rt.layers.accumulator import EIGHT_BITS
@@ -24,8 +23,9 @@ from torch2rt.network.network import Network
 
 # Relative error of an output against the model beyond which it is no use: 6 dB.
 NONSENSE = 0.5
-# What an engine may always be off its own reference, by roundings that went the other way.
-_FLIPS = 1e-3
+# What an engine may always be off its own reference, by roundings that went the other way and by
+# what they change further on.
+_FLIPS = 2e-2
 
 
 def is_quantized(network: Network) -> bool:
@@ -43,8 +43,8 @@ def check_quantized(
     """Relative error of each output of each run against the model's outputs; the worst run.
 
     Of integers, the share that differs. VerificationError names the first step that is off where
-    a run is further from the network's reference than that is from the model; QuantizationError
-    says that an output is no use.
+    a run is further from the network's reference than that is from the model, or than 2 %;
+    QuantizationError says that an output is no use.
     """
     device = torch.device(engine.backend.device)
     placed = [tensor.to(device) for tensor in inputs]
@@ -56,9 +56,7 @@ def check_quantized(
         lost = _distance(reference[name], want)
         allowed = max(_FLIPS, lost)
         if own > allowed:
-            found = first_off(engine, inputs)
-            if found is not None and found.is_off:
-                raise failure(engine, inputs, what, name, own, allowed)
+            raise failure(engine, inputs, what, name, own, allowed)
         errors[name] = max(_distance(run[index], want) for run in runs)
         if want.is_floating_point() and not errors[name] <= NONSENSE:
             raise QuantizationError(inputs=what, output=name, error=errors[name], allowed=NONSENSE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch2rt import expression as ex
 from torch2rt.backends.cpu import onednn
@@ -41,7 +41,7 @@ from torch2rt.backends.cpu.quantized import (
     without_rounding,
 )
 from torch2rt.backends.cpu.steps import Operand, Source, StepBuilder
-from torch2rt.backends.spec import LayerSpec, Layout, LayoutChoice
+from torch2rt.backends.spec import LayerSpec, Layout, LayoutChoice, TensorSpec
 from torch2rt.backends.tactic import Refusal, Unprepared
 from torch2rt.layers.accumulator import EIGHT_BITS
 from torch2rt.network.dtype import DType
@@ -252,7 +252,7 @@ class _Fuser:
                 continue
             index = self._epilogue_indices()[link.operand.index]
             uses = sum(item == link.operand for item in ex.walk(self.root))
-            is_alike = lie_alike(self.spec.inputs[index], self.spec.outputs[0])
+            is_alike = self._lies_as_output(self.spec.inputs[index])
             if not is_alike or uses != 1 or self.spec.constants[index] is not None:
                 continue
             if self.spec.inputs[index].dtype not in EIGHT_BITS:
@@ -262,6 +262,13 @@ class _Fuser:
                 position - 1, position + 2, index, scale
             )
         return None
+
+    def _lies_as_output(self, tensor: TensorSpec) -> bool:
+        """Whether a tensor's bytes are where the output's are, one for one."""
+        output = self.spec.outputs[0]
+        if tensor.dtype in EIGHT_BITS and output.dtype in EIGHT_BITS:
+            tensor = replace(tensor, dtype=output.dtype)  # a sum reads either
+        return lie_alike(tensor, output)
 
 
 def _scale_around(links: Links, position: int) -> float | None:

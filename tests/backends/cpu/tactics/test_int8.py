@@ -104,10 +104,11 @@ def test_a_second_implementation_that_saturates_is_refused() -> None:
         check_shape("convolution.onednn.second", torch.int8, *SHAPES[4])
 
 
-def test_a_residual_is_added_in_place() -> None:
+@pytest.mark.parametrize("residual", [torch.uint8, torch.int8])
+def test_a_residual_is_added_in_place(residual: torch.dtype) -> None:
     inputs = [
         stored(torch.uint8, 1, 64, 8, 8), weight(64, 64, 1, 1), scales(64, 64),
-        torch.randn(64, 1, 1), stored(torch.uint8, 1, 64, 8, 8),
+        torch.randn(64, 1, 1), stored(residual, 1, 64, 8, 8),
     ]
     made = check_tactic(
         "convolution.onednn.direct", window(1), inputs, UNSIGNED.format(EPILOGUES["residual"]),
