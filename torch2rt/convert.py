@@ -34,13 +34,8 @@ from torch2rt.quantize.calibrate import Calibration, calibration_from_options, i
 from torch2rt.quantize.fingerprint import network_fingerprint
 from torch2rt.quantize.loader import CalibrationLoader, arguments_seen, first_call
 from torch2rt.quantize.overrides import parse_precision
-from torch2rt.quantize.quality import LayerQuality
-from torch2rt.quantize.steps import (
-    calibrate_network,
-    needs_calibration,
-    quality_of_layers,
-    set_precision,
-)
+from torch2rt.quantize.precision import build_in_precision
+from torch2rt.quantize.steps import calibrate_network, needs_calibration
 
 
 class ConvertOptions(TypedDict, total=False):
@@ -95,7 +90,8 @@ def convert(
             arguments, or ``((args...), {kwargs...})``. None: captured from the first batch of
             the calibration data, and without such at the first call.
         precision: ``"fp32"``, ``"bf16"`` or ``"int8"``, and on CUDA ``"fp16"`` or ``"tf32"``; or
-            a dict by module path, ``{"features.0": "bf16", "*": "int8"}``. Inputs and outputs
+            a dict by module path, ``{"features.0": "bf16", "*": "int8"}``. With ``"int8"``, layers
+            get 8 bits where that is faster; a dict is followed to the letter. Inputs and outputs
             keep their dtypes; what the model computes in 16 bits itself stays so.
         calibration: for ``"int8"``: a DataLoader or any iterable of input batches, labels and
             all; or a `CalibrationTable` or its path. With ``"fp16"``: what it shows to leave the
@@ -180,18 +176,23 @@ def _convert(
             lowered.network, calibration, captured.call_spec, fingerprint, config, backend
         )
         step("precision")
-        quality = quality_of_layers(lowered.network, config, table, backend, tensors)
-        precision = set_precision(lowered.network, config, table, log, backend.name)
-        step("build")
-        engine = build_engine(
-            lowered.network, _symbols_of_profiles(lowered.network, config, tensors), backend, cache,
-            precision=precision, on_progress=step.within, on_compiled=step.compiled,
-            budget_s=config.tune_budget_s,
-            calls={
-                "inputs": captured.call_spec.to_json(), "outputs": captured.output_spec.to_json(),
-            },
-            report=_report(captured, lowered, log, quality),
-            calibration=table.to_json() if table is not None else None,
+        symbols = _symbols_of_profiles(lowered.network, config, tensors)
+
+        def build(network: Network, log: Log, precision: str) -> Engine:
+            step("build")
+            return build_engine(
+                network, symbols, backend, cache, precision=precision, on_progress=step.within,
+                on_compiled=step.compiled, budget_s=config.tune_budget_s,
+                calls={
+                    "inputs": captured.call_spec.to_json(),
+                    "outputs": captured.output_spec.to_json(),
+                },
+                report=_report(captured, lowered, log),
+                calibration=table.to_json() if table is not None else None,
+            )
+
+        engine = build_in_precision(
+            lowered.network, config, table, log, backend, symbols, tensors, build
         )
         step("verify")
         if oracle is not None:
@@ -291,16 +292,13 @@ def _device_of(model: object) -> str:
     return "cpu"
 
 
-def _report(
-    captured: CapturedGraph, lowered: Lowered, log: Log, quality: Sequence[LayerQuality]
-) -> dict[str, Any]:
+def _report(captured: CapturedGraph, lowered: Lowered, log: Log) -> dict[str, Any]:
     """What `rt.report()` tells beyond the plans."""
     return {
         "notes": [*captured.notes, *lowered.notes],
         "fallbacks": [[f.op, f.module_path, f.source, f.reason] for f in lowered.fallbacks],
         "fired": [[f.rule, f.layer, f.where] for f in log.fired],
         "rejected": [[r.rule, r.layer, r.where, r.reason] for r in log.rejected.values()],
-        "quantized": [row.to_json() for row in quality],
     }
 
 
@@ -324,14 +322,13 @@ class _Steps:
 
     def __init__(self, bar: Any) -> None:
         self._bar = bar
-        self._started = 0
         self._count = 0
 
     def __call__(self, name: str) -> None:
-        """The next step starts, so the one before is done."""
+        """The next step starts, so the one before is done; a step may start again."""
         self._bar.set_postfix_str(name)
-        self._bar.update(1 if self._started else 0)
-        self._started += 1
+        done = STEPS.index(name)
+        self._bar.update(max(0, done - self._bar.n))
 
     def within(self, count: int) -> None:
         """So many more layers are tuned."""

@@ -60,7 +60,7 @@ def rt(made):
 
 
 def convert(model, inputs, cache, **options):
-    options = {"precision": "int8", "threads": 1, "progress": False, **options}
+    options = {"precision": {"*": "int8"}, "threads": 1, "progress": False, **options}
     return torch2rt.convert(model, inputs, timing_cache=cache, **options)
 
 

@@ -11,14 +11,13 @@ from typing import Any
 from torch2rt.backends.backend import Backend
 from torch2rt.build.blob_cache import BlobCache
 from torch2rt.build.compile_ahead import CompileAhead, OnCompiled
+from torch2rt.build.engine_time import plan_time_us
 from torch2rt.build.measure import Measure
 from torch2rt.build.planner import make_plans
 from torch2rt.build.timing_cache import TimingCache
 from torch2rt.build.workers import WorkerPool
-from torch2rt.engine.context import Executable
 from torch2rt.engine.engine import Engine
 from torch2rt.engine.plan import Plan
-from torch2rt.engine.plan_timing import time_plan_us
 from torch2rt.network.network import Network
 
 logger = logging.getLogger(__name__)
@@ -72,12 +71,9 @@ def _fastest(plans: Sequence[Plan], engine: Engine) -> Plan:
     """The plan that takes the least time, the first where the backend does not time plans."""
     if len(plans) == 1:
         return plans[0]
-    layers = {layer.name: layer for layer in engine.network.layers}
     times: list[float] = []
     for plan in plans:
-        executable = Executable(plan, layers, engine.backend, engine.weights, engine.prepare)
-        with engine.backend.exclusive():
-            time_us = time_plan_us(executable)
+        time_us = plan_time_us(engine, plan)
         if time_us is None:
             return plans[0]
         times.append(time_us)

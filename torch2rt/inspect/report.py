@@ -24,6 +24,7 @@ def report_text(engine: Engine) -> str:
         [engine.describe()],
         _fallback_lines(engine),
         _note_lines(engine),
+        _choice_lines(engine),
         _quantized_lines(engine),
         *(_plan_lines(engine, plan) for plan in engine.plans),
         _fusion_lines(engine),
@@ -119,6 +120,27 @@ def _note_lines(engine: Engine) -> list[str]:
     if verified:
         errors = ", ".join(f"{name} {error:.2g}" for name, error in verified.items())
         lines.append(f"verified against the model, relative error: {errors}")
+    return lines
+
+
+def _choice_lines(engine: Engine) -> list[str]:
+    """Why layers have the precisions they have: the mixes that were tried, and times by layer."""
+    choice = engine.report.get("choice")
+    if choice is None:
+        return []
+    has_metric = any("metric" in point for point in choice["points"])
+    title = "precision by time and accuracy" if has_metric else "precision by time"
+    lines = [f"{title}:{' ' + choice['budget'] if has_metric else ''}"]
+    for point in choice["points"]:
+        metric = f", metric {point['metric']:.6g}" if "metric" in point else ""
+        chosen = " (chosen)" if point["is_chosen"] else ""
+        lines.append(f"  {point['name']}: {point['time_us']:.1f} us{metric}{chosen}")
+    lines.append(f"  {'layer':<40} {'precision':<9} {'8-bit us':>9} {'float us':>9}  because")
+    for row in choice["layers"]:
+        lines.append(
+            f"  {shorten(row['layer'], 40):<40} {row['precision']:<9} {row['int8_us']:>9.1f} "
+            f"{row['float_us']:>9.1f}  {row['why']}"
+        )
     return lines
 
 

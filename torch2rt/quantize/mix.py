@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch2rt.network.layer import Layer
-from torch2rt.network.network import Network
 from torch2rt.network.tensor import Tensor
 
 INT8 = "int8"
@@ -40,7 +39,7 @@ class Mix:
 ALL_LAYERS = Mix()
 
 
-def residuals(network: Network, layer: Layer) -> list[Tensor]:
+def residuals(layer: Layer) -> list[Tensor]:
     """The tensors of the shape of its result that a contraction's epilogue reads."""
     return [
         tensor for tensor in layer.epilogue_inputs

@@ -25,9 +25,13 @@ _NAMED = 5
 
 @dataclass(frozen=True, slots=True)
 class Overrides:
-    """Precisions by pattern, in the order in which they are asked; the last is ``"*"``."""
+    """Precisions by pattern, in the order in which they are asked; the last is ``"*"``.
+
+    ``is_by_layer``: a dict was given, which is followed wherever it can be.
+    """
 
     patterns: tuple[tuple[str, str], ...] = ((EVERYTHING, "fp32"),)
+    is_by_layer: bool = False
 
     def precision_of(self, layer: Layer) -> str:
         """The precision a layer is to have."""
@@ -92,7 +96,7 @@ def parse_precision(precision: object) -> Overrides:
             remedy='Use "fp16" or "bf16" throughout.',
         )
     patterns = [item for item in precision.items() if item[0] != EVERYTHING]
-    return Overrides((*patterns, (EVERYTHING, precision[EVERYTHING])))
+    return Overrides((*patterns, (EVERYTHING, precision[EVERYTHING])), is_by_layer=True)
 
 
 def matches(pattern: str, path: str) -> bool:

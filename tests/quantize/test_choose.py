@@ -1,0 +1,176 @@
+"""8 bits where they are faster: layer by layer, conversions counted, by times made up."""
+
+import functools
+
+import pytest
+import torch
+from fake_backend import FakeBackend, Reference
+from torch import nn
+
+import torch2rt
+from torch2rt.backends.reference.executor import bind_symbols
+from torch2rt.backends.spec import LayerSpec
+from torch2rt.build.builder import build_engine
+from torch2rt.build.timing_cache import TimingCache
+from torch2rt.capture.export import capture
+from torch2rt.config import BuildConfig
+from torch2rt.lower import lower
+from torch2rt.network.dtype import DType
+from torch2rt.passes.base import Log
+from torch2rt.passes.pipeline import optimize
+from torch2rt.quantize.calibrator import Observations, observe_batches, table_of
+from torch2rt.quantize.choose import chooses_by_time, fastest_of, fastest_variant
+from torch2rt.quantize.mix import Mix
+from torch2rt.quantize.overrides import parse_precision
+from torch2rt.quantize.variants import Variant, Variants
+
+X = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+class Chain(nn.Module):
+    """Three convolutions, one after the other; no two are alike, as those share their times."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = (nn.Conv2d(n, n + 1, 3, padding=1) for n in (4, 5, 6))
+
+    def forward(self, x):
+        return self.c(self.b(self.a(x).relu()).relu())
+
+
+class Fork(nn.Module):
+    """Two readers of one tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Conv2d(4, 5, 3, padding=1)
+        self.b, self.c = (nn.Conv2d(5, n, 3, padding=1) for n in (6, 7))
+
+    def forward(self, x):
+        y = self.a(x).relu()
+        return self.b(y), self.c(y).tanh()
+
+
+@functools.cache
+def calibrated(model):
+    """A model's network, its table and its shapes."""
+    torch.manual_seed(0)
+    network = lower(capture(model().eval(), (X,), {})).network
+    optimize(network, merge_siblings=False)
+    observations = Observations()
+    observe_batches(network, [dict(zip(network.inputs, [X], strict=True))], observations)
+    table = table_of(network, observations, method="minmax", fingerprint="")
+    return network, table, [bind_symbols(network, dict.fromkeys(network.inputs, tuple(X.shape)))]
+
+
+def variants_of(model, int8_us, float_us, other_us=1.0, plan_us=None):
+    """Variants on a device where contractions take these times by their names."""
+    network, table, symbols = calibrated(model)
+
+    def time_us(spec: LayerSpec) -> float:
+        if spec.kind.name != "convolution":
+            return other_us
+        is_int8 = spec.inputs[0].dtype in (DType.INT8, DType.UINT8)
+        return (int8_us if is_int8 else float_us)[spec.name]
+
+    backend = FakeBackend(
+        [Reference("any.fake.reference")], times_us={"any.fake.reference": time_us},
+        plan_times_us=plan_us or {},
+    )
+    config = BuildConfig(precision="int8", overrides=parse_precision("int8"))
+    return Variants(
+        network, config, table, Log(), "cpu", symbols,
+        lambda network, log, precision: build_engine(
+            network, symbols, backend, TimingCache(), precision=precision
+        ),
+    )
+
+
+def times(a, b, c):
+    return {"a": float(a), "b": float(b), "c": float(c)}
+
+
+@pytest.mark.parametrize(
+    ("int8_us", "float_us", "want"),
+    [
+        (times(10, 10, 10), times(90, 90, 90), "abc"),
+        (times(90, 90, 90), times(10, 10, 10), ""),
+        (times(10, 90, 10), times(90, 10, 90), "ac"),
+        (times(90, 10, 90), times(10, 90, 10), "b"),
+        (times(90, 90, 10), times(10, 10, 90), "c"),
+    ],
+)
+def test_each_layer_gets_what_is_faster(int8_us, float_us, want):
+    best = fastest_variant(variants_of(Chain(), int8_us, float_us))
+    assert best.layers == set(want)
+    stored = {
+        layer.name for layer in best.engine.network.layers
+        if layer.kind.name == "convolution" and layer.inputs[0].dtype is not DType.FLOAT32
+    }
+    assert stored == set(want)
+    assert best.engine.precision == ("int8" if want else "fp32")
+
+
+@pytest.mark.parametrize(("conversion_us", "want"), [(5.0, "b"), (500.0, "")])
+def test_conversions_between_layers_are_counted(conversion_us, want):
+    """One of two readers gains 40 us by 8 bits, which the other must be spared."""
+    made = variants_of(
+        Fork, times(90, 10, 90), times(10, 50, 10), other_us=conversion_us
+    )
+    best = fastest_variant(made)
+    assert best.layers == set(want)
+    points = best.engine.report["choice"]["points"]
+    assert sum(point["is_chosen"] for point in points) == 1
+    assert all(point["time_us"] >= best.time_us for point in points)
+
+
+def test_the_report_says_what_each_layer_got_and_why():
+    made = variants_of(Chain, times(10, 10, 40), times(90, 90, 10))
+    rows = fastest_variant(made).engine.report["choice"]["layers"]
+    assert [(row["layer"], row["precision"]) for row in rows] == [
+        ("a", "int8"), ("b", "int8"), ("c", "fp32")
+    ]
+    for row, us in zip(rows, [(10, 90), (10, 90), (40, 10)], strict=True):
+        assert (row["int8_us"], row["float_us"]) == pytest.approx(us, abs=2)
+    assert {row["why"] for row in rows} == {"it is faster"}
+
+
+def test_whole_runs_decide_where_they_are_timed():
+    """The steps say that 8 bits are faster; the device says that all take alike, so they stay."""
+    made = variants_of(Chain, times(90, 90, 90), times(10, 10, 10), plan_us={1: 50.0})
+    assert fastest_variant(made).layers == set("abc")
+
+
+def test_a_gain_within_the_noise_changes_nothing():
+    first, second = (Variant(Mix(), frozenset(), None, us) for us in (100.0, 99.5))
+    assert fastest_of([first, second]) is first
+    assert fastest_of([second, Variant(Mix(), frozenset(), None, 90.0)]).time_us == 90.0
+
+
+def test_a_dict_is_followed_and_a_time_budget_leaves_no_choice():
+    table = object()
+    free = BuildConfig(precision="int8", overrides=parse_precision("int8"))
+    assert chooses_by_time(free, table)
+    assert not chooses_by_time(free, None)
+    ordered = BuildConfig(precision="int8", overrides=parse_precision({"*": "int8"}))
+    assert not chooses_by_time(ordered, table)
+    hasty = BuildConfig(
+        precision="int8", overrides=parse_precision("int8"), tune_budget_s=1.0
+    )
+    assert not chooses_by_time(hasty, table)
+
+
+def test_convert_reports_the_choice(tmp_path):
+    torch.manual_seed(0)
+    model = Chain().eval()
+    cache = TimingCache(tmp_path / "timing.jsonl")
+    options = {"calibration": [X, X], "threads": 1, "progress": False, "timing_cache": cache}
+    rt = torch2rt.convert(model, precision="int8", **options)
+    choice = rt.engine.report["choice"]
+    assert {point["name"] for point in choice["points"]} >= {"int8 + fp32", "fp32"}
+    assert "precision by time:" in rt.report()
+    again = torch2rt.convert(model, precision="int8", **options)
+    assert again.engine.report["choice"]["layers"] == choice["layers"]
+    ordered = torch2rt.convert(model, precision={"a": "fp32", "*": "int8"}, **options)
+    assert "choice" not in ordered.engine.report
+    assert ordered.engine.precision == "int8"

@@ -1,0 +1,41 @@
+"""The step of a conversion that gives layers their precisions and builds the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from torch2rt.backends.backend import Backend
+from torch2rt.config import BuildConfig
+from torch2rt.engine.engine import Engine
+from torch2rt.network.network import Network
+from torch2rt.passes.base import Log
+from torch2rt.quantize.choose import chooses_by_time, fastest_variant
+from torch2rt.quantize.mix import ALL_LAYERS
+from torch2rt.quantize.steps import quality_of_layers, set_precision
+from torch2rt.quantize.table import CalibrationTable
+from torch2rt.quantize.variants import Build, Variants
+
+
+def build_in_precision(
+    network: Network, config: BuildConfig, table: CalibrationTable | None, log: Log,
+    backend: Backend, symbols: Sequence[Mapping[str, int]], tensors: Sequence[torch.Tensor],
+    build: Build,
+) -> Engine:
+    """The engine of an optimised float32 network; what quantization loses is in its report.
+
+    That is judged on ``tensors``, the inputs.
+    """
+    if table is not None and chooses_by_time(config, table):
+        variants = Variants(network, config, table, log, backend.name, symbols, build)
+        best = fastest_variant(variants)
+        mix, engine = best.mix, best.engine
+        quality = quality_of_layers(network, config, table, backend, tensors, mix)
+    else:
+        quality = quality_of_layers(network, config, table, backend, tensors)
+        engine = build(
+            network, log, set_precision(network, config, table, log, backend.name, ALL_LAYERS)
+        )
+    engine.report["quantized"] = [row.to_json() for row in quality]
+    return engine
