@@ -57,19 +57,37 @@ T2R_DEVICE u64 t2r_shuffle_xor(u64 x, int step) {{
     return (u64)high << 32 | low;
 }}
 
+// visit(index, place) for every candidate, by whole blocks of threads: loads do not wait for the
+// visits before them.
+template <class S, class F> T2R_DEVICE void t2r_each(S scores, int n, float threshold, F visit) {{
+    constexpr int AHEAD = 8;
+    for (int base = 0; base < n; base += THREADS * AHEAD) {{
+        float ahead[AHEAD];
+#pragma unroll
+        for (int j = 0; j < AHEAD; j++) {{
+            const int i = base + j * THREADS + threadIdx.x;
+            ahead[j] = i < n ? scores[i] : -t2r_infinity();
+        }}
+#pragma unroll
+        for (int j = 0; j < AHEAD; j++) {{
+            const int i = base + j * THREADS + threadIdx.x;
+            visit(i, t2r_place(ahead[j], threshold, i));
+        }}
+    }}
+}}
+
 // The first and the last place at or behind `start`, and how many there are.
 template <class S> T2R_DEVICE u32 t2r_range(
     Shared& s, S scores, int n, float threshold, u64 start, u64& first, u64& last
 ) {{
     u32 count = 0;
     first = LAST, last = 0;
-    for (int i = threadIdx.x; i < n; i += THREADS) {{
-        const u64 place = t2r_place(scores[i], threshold, i);
-        if (place < start || place == LAST) continue;
+    t2r_each(scores, n, threshold, [&](int, u64 place) {{
+        if (place < start || place == LAST) return;
         count++;
         first = place < first ? place : first;
         last = place > last ? place : last;
-    }}
+    }});
     for (int step = 16; step > 0; step >>= 1) {{
         const u64 low = t2r_shuffle_xor(first, step), high = t2r_shuffle_xor(last, step);
         first = low < first ? low : first;
@@ -128,12 +146,11 @@ template <class S> T2R_DEVICE u64 t2r_boundary(
     while (true) {
         for (int i = threadIdx.x; i < POOL; i += THREADS) s.histogram[i] = 0;
         __syncthreads();
-        for (int i = threadIdx.x; i < n; i += THREADS) {
-            const u64 place = t2r_place(scores[i], threshold, i);
-            if (place < low || place == LAST) continue;
+        t2r_each(scores, n, threshold, [&](int, u64 place) {
+            if (place < low || place == LAST) return;
             const u64 bucket = (place - low) >> shift;
             if (bucket < POOL) atomicAdd(&s.histogram[bucket], 1u);
-        }
+        });
         __syncthreads();
         t2r_find_bucket(s, before);
         low += (u64)s.bucket << shift;
@@ -151,18 +168,16 @@ template <class S> T2R_DEVICE void t2r_fill_pool(
     for (int i = threadIdx.x; i < POOL; i += THREADS) s.pool[i] = LAST;
     if (threadIdx.x == 0) s.pool_count = 0;
     __syncthreads();
-    for (int base = 0; base < n; base += THREADS) {
-        const int i = base + threadIdx.x;
-        const u64 place = i < n ? t2r_place(scores[i], threshold, i) : LAST;
+    t2r_each(scores, n, threshold, [&](int, u64 place) {
         const bool takes = place >= start && place < boundary;
         const u32 lanes = __ballot_sync(0xffffffffu, takes);
-        if (!lanes) continue;
+        if (!lanes) return;
         u32 slot = 0;
         const int lane = threadIdx.x & 31;
         if (lane == 0) slot = (u32)atomicAdd(&s.pool_count, __popc(lanes));
         slot = __shfl_sync(0xffffffffu, slot, 0) + __popc(lanes & ((1u << lane) - 1));
         if (takes) s.pool[slot] = place;
-    }
+    });
     __syncthreads();
     int size = 2;
     while (size < s.pool_count) size *= 2;
@@ -273,11 +288,11 @@ template <class S, class C> T2R_DEVICE void t2r_suppress(
             // As torchvision does: boxes of each category are shifted apart, then all are compared.
             is_shifted = true;
             shift = -t2r_infinity();
-            for (int i = threadIdx.x; i < n; i += THREADS) {
-                if (!(scores[i] > score_threshold)) continue;
+            t2r_each(scores, n, score_threshold, [&](int i, u64 place) {
+                if (place == LAST) return;
                 const float4 box = image[i / k];
                 shift = fmaxf(shift, fmaxf(fmaxf(box.x, box.y), fmaxf(box.z, box.w)));
-            }
+            });
             shift = __fadd_rn(block_max<THREADS>(shift, (float*)s.sums), 1.0f);
         }
         u64 boundary = last + 1;
