@@ -39,6 +39,15 @@ def dtype_refusal(spec: LayerSpec) -> Refusal | None:
     return None
 
 
+def attributes_of(spec: LayerSpec) -> dict[str, Any]:
+    """What functions of arrays are told: the call's attributes, and scales of 8-bit inputs."""
+    kind = plugin_of(spec)
+    found = dict(kind.definition().attributes(PluginCall(kind.arguments, kind.state)))
+    if kind.scales:
+        found["scales"] = kind.scales
+    return found
+
+
 def instance_of(spec: LayerSpec) -> FullPlugin:
     """A copy of the `torch2rt.Plugin` object that the layer stands for.
 
@@ -90,6 +99,7 @@ class Enqueue(Tactic):
     def prepare(self, spec: LayerSpec, weights: Weights) -> Prepared:
         """An object configured for these operands."""
         plugin = instance_of(spec)
+        plugin.input_scales = plugin_of(spec).scales
         tactic = plugin.tactics[self.index]
         call_user(
             plugin.name, "configure", plugin.configure, spec.inputs, spec.outputs, self.device,

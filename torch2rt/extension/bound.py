@@ -15,8 +15,8 @@ from torch2rt.network.dim import Dim, SymbolicDim, product
 from torch2rt.network.tensor import TensorType
 
 _SYMBOLS = (
-    "Sizes of free axes are symbols here: use + - * // %, torch2rt.plugin.ceil_div, larger and "
-    "smaller, or fix the shapes (dynamic_shapes={})"
+    "Sizes of free axes are symbols here, which have no value yet: use + - * // %, and ceil_div, "
+    "count, larger and smaller of torch2rt.plugin"
 )
 
 

@@ -50,6 +50,9 @@ class Plugin(abc.ABC):
     version: ClassVar[str] = "1"
     tactics: ClassVar[tuple[str, ...]] = ("default",)
     capturable: ClassVar[bool] = False
+    # Scales of inputs that are stored in 8 bits, 0 for others; empty when there are none. Set
+    # before `configure`, where the class is registered with "int8" among its precisions.
+    input_scales: tuple[float, ...] = ()
 
     @abc.abstractmethod
     def output_types(self, inputs: Sequence[TensorType]) -> Sequence[TensorType]:

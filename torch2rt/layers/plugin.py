@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch2rt.errors import PluginError
 from torch2rt.extension.registry import Definition, PluginCall, required
 from torch2rt.extension.user_code import call_user, described
+from torch2rt.lazy_torch import torch
 from torch2rt.network.dim import Dim, SymbolicDim
 from torch2rt.network.dtype import DType
 from torch2rt.network.layer import LayerKind
@@ -32,7 +33,8 @@ class Plugin(LayerKind):
     (source, entry, grid, block, shared bytes, numbers) and
     (source, entry, parameter names, constants, warps, stages, grid, numbers, workspace types).
     A number is an int, a float or ``("int64", int)``. ``host`` names the ways that are Python of
-    ``package``. ``workspace`` counts bytes; ``precisions`` are the float dtypes it computes in.
+    ``package``. ``workspace`` counts bytes; ``precisions`` are the dtypes it computes in. An input
+    whose entry in ``scales`` is not 0 is stored in 8 bits, and means these times the scale.
     Source: the user's code.
     """
 
@@ -48,6 +50,7 @@ class Plugin(LayerKind):
     host: tuple[str, ...] = ()
     workspace: Dim = 0
     precisions: tuple[DType, ...] = (DType.FLOAT32,)
+    scales: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         names = (self.plugin, self.version, self.package, self.state)
@@ -61,6 +64,8 @@ class Plugin(LayerKind):
             raise ValueError(f"plugin {self.plugin}: precisions are no dtypes")
         if not isinstance(self.workspace, int | SymbolicDim):
             raise ValueError(f"plugin {self.plugin}: its workspace is no size")
+        if not all(isinstance(scale, float) for scale in self.scales):
+            raise ValueError(f"plugin {self.plugin}: scales are no numbers")
         for ways, count, sizes in (
             (self.cuda, _CUDA_FIELDS, (2, 3)), (self.triton, _TRITON_FIELDS, (6,)),
         ):
@@ -80,13 +85,15 @@ class Plugin(LayerKind):
         """
         call = PluginCall(self.arguments, self.state)
         run = self.definition().run
-        found = tuple(call_user(self.plugin, "its body", run, call, inputs, shown=inputs))
+        pairs = zip(inputs, self.scales or (0.0,) * len(inputs), strict=True)
+        values = [x.to(torch.float32) * scale if scale else x for x, scale in pairs]
+        found = tuple(call_user(self.plugin, "its body", run, call, values, shown=values))
         shapes = [tuple(item.shape) for item in found]
         wanted = [output.shape for output in self.outputs]
         if all(output.is_static for output in self.outputs) and shapes != wanted:
             raise PluginError(
                 name=self.plugin, where="", reason=f"its body returns shapes {shapes} for "
-                f"{described(inputs)}, and {wanted} on tensors without data",
+                f"{described(values)}, and {wanted} on tensors without data",
                 remedy="Shapes may depend on shapes alone; give fake=... where they do not",
             )
         return found

@@ -7,6 +7,7 @@ After:  %x8 = quantize(%x, @s)           (by whoever writes %x, in its epilogue,
 
 Quantized are contractions with constant weights: their weights, symmetric, one scale per output
 channel; their inputs, one scale per tensor; and tensors that their epilogues add to the result.
+So are the inputs of plugins that take int8.
 Tensors between which values only move (max pooling, concat, reshape, ...) share one scale, so
 that those layers work on the stored bytes.
 """
@@ -24,6 +25,7 @@ from torch2rt.fusions.dequantize_after_move import moves_values
 from torch2rt.layers.convolution import Convolution
 from torch2rt.layers.dequantize import Dequantize
 from torch2rt.layers.matmul import Matmul
+from torch2rt.layers.plugin import Plugin
 from torch2rt.layers.quantize import Quantize
 from torch2rt.network.dtype import Array, DType
 from torch2rt.network.layer import Layer
@@ -31,6 +33,8 @@ from torch2rt.network.network import Network
 from torch2rt.network.tensor import Tensor
 from torch2rt.passes.base import Log, run_passes
 from torch2rt.passes.pipeline import FOLDING
+from torch2rt.quantize.bias import add_bias
+from torch2rt.quantize.table import CalibrationTable
 
 NAME = "quantize"
 # Weights whose largest magnitude is below this are zeros for any scale that float32 holds.
@@ -61,17 +65,19 @@ class Ranges(Protocol):
 
 def insert_quantization(
     network: Network, table: Ranges, *, target: str, overrides: Overrides | None = None,
-    log: Log | None = None,
+    log: Log | None = None, fold: bool = True,
 ) -> None:
     """Quantize an optimised float32 network in place, with the ranges of a table.
 
     ``target`` is the backend: "cpu" stores tensors without negative values as uint8, which its
     products want; "cuda" stores all as int8. ``overrides`` tells for a layer which precision it
-    is to have: those it gives another than "int8" stay as they are.
+    is to have: those it gives another than "int8" stay as they are. Without ``fold`` contractions
+    go on computing in float, on what dequantize layers give them.
     """
     log = log if log is not None else Log()
     _Insertion(network, table, target, overrides or (lambda _: None), log).run()
-    run_passes(network, [Fuse("fold_quantization", fusions_between(*FOLDING, target))], log=log)
+    if fold:
+        run_passes(network, [Fuse("fold_quantization", fusions_between(*FOLDING, target))], log=log)
 
 
 @dataclass
@@ -91,6 +97,7 @@ class _Insertion:
         self.target = target
         self.log = log
         self.groups = _groups(network, table)
+        self.corrections = table.corrections if isinstance(table, CalibrationTable) else {}
         self.layers = [layer for layer in network.layers if self._is_wanted(layer, overrides)]
 
     def run(self) -> None:
@@ -98,8 +105,9 @@ class _Insertion:
         wanted = set(self.layers)
         needed: dict[int, _Group] = {}
         for layer in self.layers:
-            self._quantize_weight(layer)
-            tensors = [layer.inputs[0], *self._residuals(layer, wanted)]
+            if not isinstance(layer.kind, Plugin):
+                self._quantize_weight(layer)
+            tensors = [*self._operands(layer), *self._residuals(layer, wanted)]
             needed.update((id(self.groups[t]), self.groups[t]) for t in tensors)
             self.log.fire(NAME, layer)
         for group in needed.values():
@@ -108,8 +116,15 @@ class _Insertion:
                 if producer is None or not moves_values(producer):
                     self._quantize_tensor(tensor, group, wanted)
 
+    def _operands(self, layer: Layer) -> list[Tensor]:
+        """The tensors that a layer reads in 8 bits: a plugin's that have a range."""
+        if not isinstance(layer.kind, Plugin):
+            return [layer.inputs[0]]
+        return [t for t in layer.main_inputs if t in self.groups and self.groups[t].threshold > 0]
+
     def _is_wanted(self, layer: Layer, overrides: Overrides) -> bool:
-        if not isinstance(layer.kind, Convolution | Matmul):
+        is_plugin = isinstance(layer.kind, Plugin) and layer.kind.computes_in(DType.INT8)
+        if not is_plugin and not isinstance(layer.kind, Convolution | Matmul):
             return False
         reason = self._refusal(layer)
         precision = overrides(layer)
@@ -120,6 +135,8 @@ class _Insertion:
         return reason is None
 
     def _refusal(self, layer: Layer) -> str | None:
+        if isinstance(layer.kind, Plugin):
+            return None if self._operands(layer) else "no range is known of what it reads"
         x, weight = layer.main_inputs
         if not weight.is_constant or weight.dtype is not DType.FLOAT32:
             return "its second operand is no float32 constant"
@@ -146,6 +163,10 @@ class _Insertion:
         assert weight.data is not None
         is_columns = isinstance(layer.kind, Matmul) and not layer.kind.transpose_b
         stored, scale = quantize_weight(weight.data, weight.rank - 1 if is_columns else 0)
+        correction = self.corrections.get(layer.output.name)
+        if correction is not None:
+            stored = correction.weight(stored)
+            add_bias(self.network, layer, correction.bias)
         constants = [
             self.network.add_constant(f"{weight.name}.int8", stored),
             self.network.add_constant(f"{weight.name}.scale", scale),

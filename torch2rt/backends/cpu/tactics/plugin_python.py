@@ -8,14 +8,18 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from torch2rt.backends.cpu.numpy_expression import Evaluate, compile_expression, missing_op
+from torch2rt.backends.cpu.numpy_expression import (
+    Evaluate,
+    compile_expression,
+    missing_op,
+    store,
+)
 from torch2rt.backends.cpu.steps import ArrayOperand, NumpyStep, StepBuilder
 from torch2rt.backends.cpu.torch_operators import strided_operand
-from torch2rt.backends.plugins import PLUGIN_KINDS, Enqueue, dtype_refusal, plugin_of
+from torch2rt.backends.plugins import PLUGIN_KINDS, Enqueue, attributes_of, dtype_refusal, plugin_of
 from torch2rt.backends.spec import LayerSpec, TensorSpec
 from torch2rt.backends.tactic import Prepared, Refusal, Tactic, Unprepared, Weights
 from torch2rt.extension.full import Plugin
-from torch2rt.extension.registry import PluginCall
 from torch2rt.extension.user_code import call_user
 from torch2rt.network.dtype import Array, DType
 
@@ -39,13 +43,17 @@ class PluginArrays(Tactic):
         function = definition.implementations.cpu
         if function is None:
             raise Unprepared(f"{kind.plugin} is registered without its function for the CPU")
-        attributes = definition.attributes(PluginCall(kind.arguments, kind.state))
+        attributes = attributes_of(spec)
         builder = StepBuilder(spec, weights)
         outputs = [builder.array_output(index) for index in range(len(spec.outputs))]
         inputs = [builder.array_input(index) for index in range(len(spec.inputs))]
         run = partial(_run, kind.plugin, function, attributes, len(outputs))
         if spec.epilogue is not None:
-            run = partial(_run_all, run, compile_expression(spec.epilogue), spec.main_count)
+            result = TensorSpec(spec.outputs[0].shape, DType.FLOAT32)
+            place = builder.take_workspace(result.size_bytes)
+            outputs.append(ArrayOperand(place, result))
+            epilogue = compile_expression(spec.epilogue)
+            run = partial(_run_all, run, epilogue, spec.main_count, spec.outputs[0].dtype)
         # Whether numpy warns is the user's affair, and silencing it takes longer than the call.
         builder.steps.append(NumpyStep(run, (*outputs, *inputs), may_overflow=False))
         return builder.finish()
@@ -59,19 +67,21 @@ def _run(
 
 
 def _run_all(
-    run: Callable[..., None], epilogue: Evaluate, main_count: int, output: Array, *inputs: Array
+    run: Callable[..., None], epilogue: Evaluate, main_count: int, dtype: DType, output: Array,
+    result: Array, *inputs: Array,
 ) -> None:
-    """The function, then the epilogue in place."""
-    run(output, *inputs[:main_count])
+    """The function, then the epilogue of its result."""
+    run(result, *inputs[:main_count])
     with np.errstate(all="ignore"):
-        np.copyto(output, epilogue([output, *inputs[main_count:]]))
+        store(output, epilogue([result, *inputs[main_count:]]), dtype)
 
 
 def _epilogue_refusal(spec: LayerSpec) -> Refusal | None:
-    """A refusal of epilogues that numpy cannot compute in place."""
+    """A refusal of epilogues that numpy does not compute in float32."""
     if spec.epilogue is None:
         return None
-    if {tensor.dtype for tensor in (*spec.inputs, *spec.outputs)} != {DType.FLOAT32}:
+    floats = {tensor.dtype for tensor in (*spec.inputs, *spec.outputs) if tensor.dtype.is_float}
+    if floats - {DType.FLOAT32}:
         return Refusal("an epilogue that is not float32 throughout")
     missing = missing_op(spec.epilogue, is_double=False)
     return Refusal(f"numpy has no {missing}") if missing is not None else None

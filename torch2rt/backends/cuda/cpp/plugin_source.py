@@ -5,13 +5,15 @@
         y[i] = from_float<out0_t>(EPILOGUE(value, i));      // i counts elements, row-major
     }
 
-Without an epilogue ``EPILOGUE(value, i)`` is the value.
+Without an epilogue ``EPILOGUE(value, i)`` is the value. ``IN0_SCALE`` is the scale of an input that
+is stored in 8 bits, and 1 for others.
 """
 
 from __future__ import annotations
 
 from torch2rt.backends.cuda.cpp.print_cpp import missing_op, print_cpp
 from torch2rt.backends.cuda.cpp.walks import broadcast_strides
+from torch2rt.backends.plugins import plugin_of
 from torch2rt.backends.spec import LayerSpec, TensorSpec
 from torch2rt.backends.tactic import Refusal
 from torch2rt.kernels.cuda.prelude import PRELUDE, c_type
@@ -36,6 +38,10 @@ def plugin_source(spec: LayerSpec, source: str) -> str:
         f"typedef {c_type(operand.dtype)} {side}{index}_t;"
         for side, operands in (("in", spec.inputs[: spec.main_count]), ("out", spec.outputs))
         for index, operand in enumerate(operands)
+    ]
+    scales = plugin_of(spec).scales or (0.0,) * spec.main_count
+    types += [
+        f"#define IN{index}_SCALE {scale or 1.0!r}f" for index, scale in enumerate(scales)
     ]
     return "\n".join([PRELUDE, *types, _epilogue(spec), '#line 1 "plugin"', source])
 

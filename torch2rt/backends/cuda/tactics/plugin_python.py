@@ -8,11 +8,10 @@ from typing import Any, ClassVar
 
 from torch2rt.backends.cuda.plugin_arguments import launch_size
 from torch2rt.backends.cuda.plugin_calls import ArraysPrepared
-from torch2rt.backends.plugins import PLUGIN_KINDS, Enqueue, dtype_refusal, plugin_of
+from torch2rt.backends.plugins import PLUGIN_KINDS, Enqueue, attributes_of, dtype_refusal, plugin_of
 from torch2rt.backends.spec import LayerSpec
 from torch2rt.backends.tactic import Prepared, Refusal, Tactic, Unprepared, Weights
 from torch2rt.extension.full import Plugin
-from torch2rt.extension.registry import PluginCall
 from torch2rt.extension.user_code import call_user
 
 
@@ -35,7 +34,7 @@ class PluginCupy(Tactic):
         function = definition.implementations.cupy
         if function is None:
             raise Unprepared(f"{kind.plugin} is registered without its function of CuPy arrays")
-        attributes = definition.attributes(PluginCall(kind.arguments, kind.state))
+        attributes = attributes_of(spec)
         run = partial(_run, kind.plugin, function, attributes)
         return ArraysPrepared(
             run, spec, weights, launch_size(kind.workspace), "capturable" in kind.host

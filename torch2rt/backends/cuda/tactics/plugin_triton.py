@@ -32,7 +32,9 @@ class _Way(Tactic):
         """Plugins that have such a way, in dtypes that they name."""
         if len(plugin_of(spec).triton) <= self.index:
             return Refusal(f"the plugin has {len(plugin_of(spec).triton)} ways in Triton")
-        return Refusal("an epilogue") if spec.epilogue is not None else dtype_refusal(spec)
+        if spec.epilogue is not None or plugin_of(spec).scales:
+            return Refusal("an epilogue, or operands in 8 bits")
+        return dtype_refusal(spec)
 
     def prepare(self, spec: LayerSpec, weights: Weights) -> Prepared:
         """The kernels, compiled once. Unprepared where that needs the plugin's package."""
