@@ -71,6 +71,8 @@ def test_a_misdeed_is_told_by_name(arrays, reason, tmp_path):
 def test_a_good_plugin_passes_and_can_be_checked_again(tmp_path):
     rt = convert(doubled, tmp_path)
     assert rt.check_plugins(X) == ["doubled"]
+    assert ("plugins: 1\n  doubled: t_check::doubled version 1 of "
+            f"{__name__}, by its function of numpy arrays") in rt.report()
     assert rt.check_plugins(torch.randn(5, 4)) == ["doubled"]
 
 

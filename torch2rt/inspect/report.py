@@ -15,7 +15,15 @@ from torch2rt.engine.engine import Engine
 from torch2rt.engine.plan import Plan
 from torch2rt.inspect.roofline import floor_us, step_cost
 from torch2rt.inspect.steps import shorten, step_title
+from torch2rt.layers.plugin import Plugin
 from torch2rt.network.layer import Layer
+
+# What tactics of plugins run.
+_WAYS = {
+    "any.torch.reference": "by its body in torch",
+    "plugin.python.arrays": "by its function of numpy arrays",
+    "plugin.python.cupy": "by its function of CuPy arrays",
+}
 
 
 def report_text(engine: Engine) -> str:
@@ -23,6 +31,7 @@ def report_text(engine: Engine) -> str:
     sections = [
         [engine.describe()],
         _fallback_lines(engine),
+        _plugin_lines(engine),
         _note_lines(engine),
         _choice_lines(engine),
         _quantized_lines(engine),
@@ -111,6 +120,23 @@ def _fallback_lines(engine: Engine) -> list[str]:
         f"  {op} at {path or '(top)'}{f' [{source}]' if source else ''}: {reason}"
         for op, path, source, reason in rows
     ]
+
+
+def _plugin_lines(engine: Engine) -> list[str]:
+    """Each plugin with the package it is of, and the ways it runs in the plans."""
+    lines = []
+    for layer in engine.network.layers:
+        if not isinstance(layer.kind, Plugin):
+            continue
+        tactics = {
+            step.tactic for plan in engine.plans for step in plan.steps if step.layer == layer.name
+        }
+        ways = " or ".join(_WAYS.get(name, f"by {name}") for name in sorted(tactics))
+        lines.append(
+            f"  {layer.name}: {layer.kind.plugin} version {layer.kind.version} of "
+            f"{layer.kind.package}, {ways or 'not run'}"
+        )
+    return [f"plugins: {len(lines)}", *lines] if lines else []
 
 
 def _note_lines(engine: Engine) -> list[str]:
