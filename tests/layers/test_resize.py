@@ -54,3 +54,10 @@ def test_the_same_size_adds_no_layer() -> None:
 def test_unknown_modes_are_refused() -> None:
     with pytest.raises(ValueError, match="no resize 'cubic' of 3 axes"):
         Resize("cubic", (1, 2, 3), (None, None, None))
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8])
+def test_bytes_are_repeated(dtype: torch.dtype) -> None:
+    x = torch.randint(0, 100, (1, 3, 4, 5)).to(dtype).to(memory_format=torch.channels_last)
+    (found,) = Resize("nearest", (8, 10), (2.0, 2.0)).reference([x])
+    assert torch.equal(found, x.repeat_interleave(2, 2).repeat_interleave(2, 3))

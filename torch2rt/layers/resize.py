@@ -61,11 +61,13 @@ class Resize(LayerKind):
         return (TensorType((*x.shape[:2], *self.sizes), x.dtype),)
 
     def reference(self, inputs: Sequence[TorchTensor]) -> tuple[TorchTensor, ...]:
-        """The ATen op."""
+        """The ATen op, which knows no int8: exact through float32."""
         op = getattr(torch.ops.aten, _OPS[self.mode, len(self.sizes)]).default
         corners = () if self.mode.startswith("nearest") else (self.align_corners,)
-        result: TorchTensor = op(inputs[0], self.sizes, *corners, *self.scales)
-        return (result,)
+        x = inputs[0]
+        read = x.float() if x.dtype == torch.int8 else x
+        result: TorchTensor = op(read, self.sizes, *corners, *self.scales)
+        return (result.to(x.dtype),)
 
     def flops(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> int:
         """Two per tap: 2 taps an axis (linear), 4 (cubic), none (nearest)."""
