@@ -26,7 +26,6 @@ def _numbers(shapes: Shapes, attributes: Attributes) -> list[object]:
 @torch2rt.plugin(
     "torch2rt_plugins::grid_sample_3d",
     cuda=CudaKernel(SOURCE, NAME, grid=_points, block=THREADS, numbers=_numbers),
-    precisions=("fp32", "fp16", "bf16"),
 )
 def grid_sample_3d(
     input: torch.Tensor, grid: torch.Tensor, mode: str = "bilinear", padding_mode: str = "zeros",
@@ -36,7 +35,8 @@ def grid_sample_3d(
 
     ``input``: [n, c, d, h, w]. ``grid``: [n, d', h', w', 3], points (x, y, z) in -1..1.
     ``mode``: "bilinear" (which is trilinear) or "nearest". ``padding_mode``: "zeros", "border" or
-    "reflection". Returns [n, c, d', h', w'].
+    "reflection". Returns [n, c, d', h', w']. Computed in float32 whatever the engine's precision:
+    points need it.
     """
     if input.dim() != 5 or mode not in MODES or padding_mode not in PADDINGS:
         raise ValueError(

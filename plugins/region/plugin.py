@@ -27,7 +27,6 @@ def _numbers(shapes: Shapes, attributes: Attributes) -> list[object]:
 @torch2rt.plugin(
     "torch2rt_plugins::region_decode",
     cuda=CudaKernel(SOURCE, NAME, grid=_blocks, block=(CELLS, SPLIT), numbers=_numbers),
-    precisions=("fp32", "fp16", "bf16"),
 )
 def region_decode(
     x: torch.Tensor, anchors: Sequence[float], classes: int, softmax: bool = True
@@ -42,8 +41,9 @@ def region_decode(
         score  = sigmoid(objectness) * softmax(classes)      (sigmoid(classes) without softmax)
 
     Returns float32 boxes [b, a*h*w, 4] as x1, y1, x2, y2 in parts of the image, and scores
-    [b, a*h*w, classes]; anchors first, then rows, then columns. Source: "YOLO9000: Better, Faster,
-    Stronger" (2017); Darknet's src/region_layer.c.
+    [b, a*h*w, classes]; anchors first, then rows, then columns. Computed in float32 whatever the
+    engine's precision. Source: "YOLO9000: Better, Faster, Stronger" (2017); Darknet's
+    src/region_layer.c.
     """
     count = len(anchors) // 2
     if len(anchors) != 2 * count or not 1 <= count <= LARGEST_ANCHORS:
@@ -53,7 +53,8 @@ def region_decode(
     b, c, h, w = x.shape
     if c != count * (5 + classes):
         raise ValueError(f"{count} anchors of {classes} classes are not {c} channels")
-    fields = x.float().reshape(b, count, 5 + classes, h * w).permute(2, 0, 1, 3)
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    fields = x.reshape(b, count, 5 + classes, h * w).permute(2, 0, 1, 3)
     cell = torch.arange(h * w, device=x.device)
     size = fields.new_tensor(anchors).reshape(count, 2)
     centre_x = ((cell % w) + fields[0].sigmoid()) / w

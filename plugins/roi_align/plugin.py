@@ -33,7 +33,7 @@ def _fake(
 @torch2rt.plugin(
     "torch2rt_plugins::roi_align",
     cuda=CudaKernel(SOURCE, NAME, grid=_blocks, block=THREADS, numbers=_numbers),
-    fake=_fake, precisions=("fp32", "fp16", "bf16"),
+    fake=_fake,
 )
 def roi_align(
     input: torch.Tensor, rois: torch.Tensor, spatial_scale: float, pooled_height: int,
@@ -46,7 +46,8 @@ def roi_align(
     ``sampling_ratio``^2 bilinear samples (-1: as many as a bin has pixels, rounded up).
     ``aligned``: pixel centres lie at half numbers, and boxes may be smaller than a pixel.
 
-    Returns [k, c, pooled_height, pooled_width]. Source: "Mask R-CNN" (2017).
+    Returns [k, c, pooled_height, pooled_width]. Computed in float32 whatever the engine's
+    precision: boxes need it. Source: "Mask R-CNN" (2017).
     """
     found = [
         _of_box(

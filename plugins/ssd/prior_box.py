@@ -70,7 +70,7 @@ def _fake(
     cuda=CudaKernel(
         PRIOR_BOX_SOURCE, PRIOR_BOX_NAME, grid=_blocks, block=PRIOR_BOX_THREADS, numbers=_numbers
     ),
-    fake=_fake, precisions=("fp32", "fp16", "bf16"),
+    fake=_fake,
 )
 def prior_box(
     features: torch.Tensor, image: torch.Tensor, sizes: Sequence[float],

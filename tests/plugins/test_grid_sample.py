@@ -27,12 +27,6 @@ def test_kernel_of_one_pixel(cuda_device):
     check_kernels(grid_sample_3d, x, grid, "bilinear", "reflection", True, tolerance=2e-5)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_kernel_of_16_bits(cuda_device, dtype):
-    x, grid = torch.randn(1, 3, 4, 5, 6).to(dtype), (torch.rand(1, 2, 2, 5, 3) - 0.5).to(dtype)
-    check_kernels(grid_sample_3d, x, grid, "nearest", "border", True)
-
-
 def test_kernel_compiles():
     compile_kernels(grid_sample_3d, torch.randn(1, 2, 3, 3, 3), torch.randn(1, 2, 2, 2, 3))
 
