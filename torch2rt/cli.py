@@ -79,10 +79,17 @@ def _add_convert(commands: Any) -> None:
     command.set_defaults(command=_convert)
 
 
-def _add_run(commands: Any) -> None:
-    command = commands.add_parser("run", help="run an engine file, without torch")
+def _add_engine(command: argparse.ArgumentParser) -> None:
+    """What commands need to load an engine."""
     command.add_argument("engine", help="engine file")
     command.add_argument("--device", help=_DEVICE)
+    command.add_argument("--plugins", action="append", default=[], metavar="MODULE",
+                         help="import this module first: it registers plugins of the engine")
+
+
+def _add_run(commands: Any) -> None:
+    command = commands.add_parser("run", help="run an engine file, without torch")
+    _add_engine(command)
     command.add_argument("--input", action="append", default=[], metavar="NAME=FILE.npy",
                          help="one per input; random where left out")
     command.add_argument("--output", metavar="FILE.npz", help="write the outputs here")
@@ -100,8 +107,7 @@ def _add_bench(commands: Any) -> None:
 
 def _add_inspect(commands: Any) -> None:
     command = commands.add_parser("inspect", help="describe an engine file")
-    command.add_argument("engine", help="engine file")
-    command.add_argument("--device", help=_DEVICE)
+    _add_engine(command)
     command.add_argument("--report", action="store_true", help="every layer, fusion and refusal")
     command.add_argument("--profile", action="store_true", help="time every step now")
     command.add_argument("--network", action="store_true", help="the network as text")
@@ -110,9 +116,8 @@ def _add_inspect(commands: Any) -> None:
 
 def _add_verify(commands: Any) -> None:
     command = commands.add_parser("verify", help="compare an engine file with its model")
-    command.add_argument("engine", help="engine file")
+    _add_engine(command)
     command.add_argument("model", help=_MODEL)
-    command.add_argument("--device", help=_DEVICE)
     command.set_defaults(command=_verify)
 
 
@@ -163,7 +168,7 @@ def _calibration(given: str | None) -> Any:
 def _run(options: argparse.Namespace) -> int:
     from torch2rt.engine.engine import Engine
 
-    engine = Engine.load(options.engine, options.device)
+    engine = Engine.load(options.engine, options.device, options.plugins)
     given = dict(_named_file(text) for text in options.input)
     inputs = {**_random_inputs(engine), **given}
     outputs = engine.run(inputs)
@@ -180,7 +185,7 @@ def _inspect(options: argparse.Namespace) -> int:
     from torch2rt.inspect.report import report_text
     from torch2rt.network.text import text
 
-    engine = Engine.load(options.engine, options.device)
+    engine = Engine.load(options.engine, options.device, options.plugins)
     _write(report_text(engine) if options.report else engine.describe())
     if options.network:
         _write(text(engine.network))
@@ -195,7 +200,7 @@ def _verify(options: argparse.Namespace) -> int:
     from torch2rt.module import load
 
     loaded = ModelSource("factory", options.model).load()
-    rt = load(options.engine, options.device)
+    rt = load(options.engine, options.device, options.plugins)
     args = tuple(_placed(value, rt) for value in loaded.args)
     kwargs = {name: _placed(value, rt) for name, value in loaded.kwargs.items()}
     off = rt.bisect(loaded.model.to(rt.engine.backend.device), *args, **kwargs)

@@ -16,6 +16,7 @@ from torch import nn
 import torch2rt
 from torch2rt.backends.backend import find_tactic
 from torch2rt.backends.tactic import Unprepared
+from torch2rt.cli import main
 from torch2rt.engine.archive import engine_file
 from torch2rt.engine.file import write
 from torch2rt.errors import ConfigError, EngineFileError, PluginMissingError
@@ -107,10 +108,22 @@ def test_functions_classes_and_modules_may_be_passed(built, package):
         torch.testing.assert_close(loaded(x), model(x).detach(), rtol=1e-5, atol=1e-5)
     with pytest.raises(ConfigError, match="no plugin"):
         torch2rt.load(path, plugins=[3])
+    with pytest.raises(ConfigError, match="there is no module 'nowhere'"):
+        torch2rt.load(path, plugins=["nowhere.layers"])
     unregister("t_loading::scale")
     with pytest.raises(PluginMissingError):
         torch2rt.load(path)
     assert torch2rt.load(path, plugins=[package.scale]) is not None
+
+
+def test_the_command_line_imports_what_it_is_told_to(built, capsys):
+    _, _, path = built
+    unregister("t_loading::scale")
+    assert main(["run", str(path)]) == 1
+    assert "runs Python code of 'their_layers'" in capsys.readouterr().err
+    del sys.modules["their_layers"]
+    assert main(["run", str(path), "--plugins", "their_layers"]) == 0
+    assert "output: float32[" in capsys.readouterr().out
 
 
 def test_threads_call_one_engine(built):

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from cuda_testing import check_cuda_tactic
 from torch import nn
 
 import torch2rt
 from torch2rt.capture.export import capture
 from torch2rt.errors import PluginError
+from torch2rt.layers.specialize import specialize_kind
 from torch2rt.lower import lower
+from torch2rt.plugin import CudaKernel, ceil_div, count
 
 
 class Gate(nn.Module):
@@ -137,3 +140,33 @@ def test_a_module_that_its_configuration_does_not_make_is_an_error(gate_class):
     torch2rt.plugin(Takes)
     with pytest.raises(PluginError, match="its configuration is not plain values"):
         network_of(Model(Takes(nn.Linear(4, 4))))
+
+
+SOURCE = r"""
+extern "C" __global__ void scaled(const float* x, const float* w, float* y, int n, float factor,
+                                  int squares) {
+    const int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n) y[i] = (squares ? x[i] * x[i] : x[i]) * w[i % 4] * factor;
+}"""
+
+
+def test_a_kernel_gets_weights_and_the_numbers_of_the_configuration(cuda_device):
+    class Scaled(nn.Module):
+        def __init__(self, factor, mode="plain", squares=False):
+            super().__init__()
+            self.factor, self.squares = factor, squares
+            self.weight = nn.Parameter(torch.randn(4))
+
+        def forward(self, x):
+            return (x * x if self.squares else x) * self.weight * self.factor
+
+    torch2rt.plugin("t_modules::scaled", cuda=CudaKernel(
+        SOURCE, "scaled", grid=lambda s, a: ceil_div(count(s.outputs[0]), 64), block=64
+    ))(Scaled)
+    network = network_of(nn.Sequential(nn.Linear(4, 4), Scaled(1.5, squares=True)))
+    (layer,) = (y for y in network.layers if y.kind.name == "plugin")
+    assert [tensor.name for tensor in layer.inputs[1:]] == ["1.weight"]
+    kind = specialize_kind(layer.kind, {name: 3 for name in network.symbols})
+    check_cuda_tactic(
+        "plugin.cuda.first", kind, [torch.randn(3, 4), torch.randn(4)], constants=(1,)
+    )

@@ -24,7 +24,7 @@ def use_plugins(plugins: Iterable[object]) -> None:
     """
     for item in plugins:
         if isinstance(item, str):
-            importlib.import_module(item)
+            _import(item)
         elif inspect.isclass(item):
             if not any(definition.is_of(item) for definition in definitions()):
                 from torch2rt.plugin import plugin
@@ -38,6 +38,18 @@ def use_plugins(plugins: Iterable[object]) -> None:
                 remedy="Pass classes, decorated functions, or modules (or their names) that "
                 "register plugins when imported.",
             )
+
+
+def _import(name: str) -> None:
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise
+        raise ConfigError(
+            option="plugins", value=name, reason=f"there is no module {error.name!r}",
+            remedy="Install the package, or add its folder to PYTHONPATH.",
+        ) from error
 
 
 def _use_function(function: object) -> None:
