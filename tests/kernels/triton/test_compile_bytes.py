@@ -48,7 +48,7 @@ def test_gathers_compile_everywhere(capability: tuple[int, int]) -> None:
     assert assembly("convolution.triton.gather_64x64x64_split4", window(), capability)
 
 
-@pytest.mark.parametrize("tactic", ["tma_256x64x32", "tma_128x256x32", "tma_64x64x64_split4"])
+@pytest.mark.parametrize("tactic", ["tma_256x64x32", "tma_64x64x64_split4"])
 def test_maps_feed_the_tensor_cores_directly(tactic: str) -> None:
     text = assembly(f"matmul.triton.{tactic}", linear(), (9, 0))
     assert re.search(r"wgmma.mma_async\S*s32.s8.s8", text)
@@ -65,9 +65,9 @@ def test_boxes_stay_in_shared_memory(tactic: str) -> None:
 
 def test_epilogues_of_few_terms_convert_at_full_rate() -> None:
     converts = re.compile(r"cvt\.(rn\.f32\.s|rni?\S*\.s32\.f32|rzi\S*\.f32)")
-    assert not converts.search(assembly("matmul.triton.tma_128x64x32", linear(), (9, 0)))
+    assert not converts.search(assembly("matmul.triton.tma_64x64x64", linear(), (9, 0)))
     # Beyond 2^22 the sum itself is converted, by the instruction for it.
-    assert converts.search(assembly("matmul.triton.tma_128x64x32", linear(512), (9, 0)))
+    assert converts.search(assembly("matmul.triton.tma_64x64x64", linear(512), (9, 0)))
 
 
 def test_maps_compile_for_blackwell() -> None:
@@ -77,9 +77,9 @@ def test_maps_compile_for_blackwell() -> None:
 @pytest.mark.parametrize(("tactic", "capability", "instruction"), [
     ("pointer_64x64x64", (8, 9), r"mma.sync\S*e4m3.e4m3"),
     ("pointer_64x64x64", (9, 0), r"wgmma.mma_async\S*e4m3.e4m3"),
-    ("tma_128x128x64", (9, 0), r"wgmma.mma_async\S*e4m3.e4m3"),
+    ("tma_64x64x64", (9, 0), r"wgmma.mma_async\S*e4m3.e4m3"),
     ("tma_64x64x64_split4", (9, 0), r"wgmma.mma_async\S*e4m3.e4m3"),
-    ("tma_128x128x64", (10, 0), "tcgen05.mma"),
+    ("tma_64x64x64", (10, 0), "tcgen05.mma"),
 ])
 def test_float8_feeds_the_tensor_cores(
     tactic: str, capability: tuple[int, int], instruction: str
