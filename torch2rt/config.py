@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from torch2rt.errors import ConfigError
+from torch2rt.quantize.budget import Budget
 from torch2rt.quantize.overrides import FLOAT32, Overrides
 
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8")
@@ -29,10 +30,14 @@ class Profile:
 
 @dataclass(frozen=True, slots=True)
 class BuildConfig:
-    """Options of `torch2rt.convert` that say how to build. Wrong values raise ConfigError."""
+    """Options of `torch2rt.convert` that say how to build. Wrong values raise ConfigError.
+
+    With a ``budget``, the precision is any mix that is within it.
+    """
 
     precision: str = "fp32"
     overrides: Overrides = FLOAT32
+    budget: Budget | None = None
     device: str = "cpu"
     fallback: str = "torch"
     profiles: tuple[Profile, ...] = ()

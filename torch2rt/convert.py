@@ -30,9 +30,13 @@ from torch2rt.network.network import Network
 from torch2rt.passes.base import Log, run_passes
 from torch2rt.passes.pipeline import optimize
 from torch2rt.passes.widen_halves import WidenHalves
+from torch2rt.quantize.budget import Metric, budget_from_options
 from torch2rt.quantize.calibrate import Calibration, calibration_from_options, is_loader
 from torch2rt.quantize.fingerprint import network_fingerprint
+from torch2rt.quantize.held_out import hold_out
 from torch2rt.quantize.loader import CalibrationLoader, arguments_seen, first_call
+from torch2rt.quantize.metric import Judge
+from torch2rt.quantize.mix import INT8
 from torch2rt.quantize.overrides import parse_precision
 from torch2rt.quantize.precision import build_in_precision
 from torch2rt.quantize.steps import calibrate_network, needs_calibration
@@ -53,6 +57,8 @@ class ConvertOptions(TypedDict, total=False):
     timing_cache: str | os.PathLike[str] | TimingCache | None
     threads: int | None
     tune_budget_s: float | None
+    metric: Metric | None
+    max_drop: float | None
     verify: bool
     progress: bool
 
@@ -76,6 +82,8 @@ def convert(
     timing_cache: str | os.PathLike[str] | TimingCache | None = None,
     threads: int | None = None,
     tune_budget_s: float | None = None,
+    metric: Metric | None = None,
+    max_drop: float | None = None,
     verify: bool = True,
     progress: bool = True,
 ) -> RTModule:
@@ -91,8 +99,10 @@ def convert(
             the calibration data, and without such at the first call.
         precision: ``"fp32"``, ``"bf16"`` or ``"int8"``, and on CUDA ``"fp16"`` or ``"tf32"``; or
             a dict by module path, ``{"features.0": "bf16", "*": "int8"}``. With ``"int8"``, layers
-            get 8 bits where that is faster; a dict is followed to the letter. Inputs and outputs
-            keep their dtypes; what the model computes in 16 bits itself stays so.
+            get 8 bits where that is faster; a dict is followed to the letter. ``"auto"``: the
+            fastest mix that keeps ``metric`` within ``max_drop`` on every fourth batch of the
+            calibration data, which is held out. Inputs and outputs keep their dtypes; what the
+            model computes in 16 bits itself stays so.
         calibration: for ``"int8"``: a DataLoader or any iterable of input batches, labels and
             all; or a `CalibrationTable` or its path. With ``"fp16"``: what it shows to leave the
             range of float16 stays float32.
@@ -110,6 +120,11 @@ def convert(
         tune_budget_s: seconds that may be spent on timing tactics; layers that it leaves untimed
             get the tactic that is likely best. A later conversion with the same timing cache goes
             on from there. None: no limit.
+        metric: of ``"auto"``: ``metric(outputs, batch) -> float``, higher is better; outputs as
+            the model gives them, on the CPU, the batch as the loader gives it. None: 1 minus the
+            outputs' relative error.
+        max_drop: how far the metric may fall below that of the model. None: 0.005, and without
+            a metric 0.03.
         verify: compare the engine with the model on the example before returning.
         progress: show a progress bar.
 
@@ -125,9 +140,12 @@ def convert(
         >>> rt = torch2rt.convert(model, torch.randn(1, 3, 224, 224))
         >>> y = rt(torch.randn(8, 3, 224, 224))
     """
-    overrides = parse_precision(precision)
+    has_loader = is_loader(calibration)
+    budget = budget_from_options(precision, metric, max_drop, has_loader=has_loader)
+    overrides = parse_precision(precision if budget is None else INT8)
     config = BuildConfig(
-        precision=overrides.lowest, overrides=overrides, device=device or _device_of(model),
+        precision=overrides.lowest, overrides=overrides, budget=budget,
+        device=device or _device_of(model),
         fallback=fallback, profiles=_profiles(profiles), threads=threads,
         tune_budget_s=tune_budget_s, verify=verify, progress=progress,
     )
@@ -172,6 +190,9 @@ def _convert(
             target="cpu" if is_calibrated else backend.name,
         )
         step("calibrate")
+        held = None
+        if calibration is not None and config.budget is not None:
+            calibration, held = hold_out(calibration)
         table = calibrate_network(
             lowered.network, calibration, captured.call_spec, fingerprint, config, backend
         )
@@ -191,8 +212,11 @@ def _convert(
                 calibration=table.to_json() if table is not None else None,
             )
 
+        judge = None
+        if config.budget is not None and held is not None:
+            judge = Judge(captured, lowered.network, held.batches, config.budget, tensors)
         engine = build_in_precision(
-            lowered.network, config, table, log, backend, symbols, tensors, build
+            lowered.network, config, table, log, backend, symbols, tensors, build, judge
         )
         step("verify")
         if oracle is not None:

@@ -88,7 +88,7 @@ def network_inputs(
     """
     for number, batch in enumerate(loader.batches(limit), start=1):
         tensors = fitting_tensors(batch, spec, network, f"batch {number}")
-        for piece in _pieces(tensors, network):
+        for piece in pieces(tensors, network):
             placed = [tensor.detach().to(device or "cpu") for tensor in piece]
             yield dict(zip(network.inputs, placed, strict=True))
 
@@ -250,7 +250,7 @@ def _complaint(tensors: Sequence[torch.Tensor], network: Network) -> str | None:
     return None
 
 
-def _pieces(
+def pieces(
     tensors: list[torch.Tensor], network: Network
 ) -> Iterator[list[torch.Tensor]]:
     """The tensors, in pieces of a batch size that the network takes."""

@@ -93,10 +93,10 @@ def set_precision(
             is_kept=lambda layer: overrides.precision_of(layer) not in lowers,
         )
         run_passes(network, [lower], log=log, check=False)
-    if config.precision == "tf32":
-        run_passes(network, [AllowTf32()], log=log)
-    elif half in _HALVES or config.precision == INT8:
+    if half in _HALVES or config.precision == INT8:
         optimize(network, log=log, target=target)
+    if "tf32" in (config.precision, half):
+        run_passes(network, [AllowTf32()], log=log)
     is_all_float = config.precision == INT8 and not is_quantized(network)
     return half if is_all_float else config.precision
 
