@@ -60,8 +60,8 @@ def _add_convert(commands: Any) -> None:
         "the model, of a DataLoader or another iterable of input batches",
     )
     command.add_argument(
-        "--calibration-method", default="entropy",
-        help="entropy (default), entropy_doubling, minmax, percentile, mse, best",
+        "--calibration-method", default="percentile",
+        help="percentile (default), entropy, entropy_doubling, minmax, mse, best",
     )
     command.add_argument(
         "--calibration-batches", type=int, metavar="N", help="take at most so many batches"

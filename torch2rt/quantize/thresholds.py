@@ -22,7 +22,7 @@ from torch2rt.quantize.histogram import BINS, NUMERICAL_ZERO, Counts, Floats, Hi
 
 METHODS = ("entropy", "entropy_doubling", "minmax", "percentile", "mse")
 BEST = "best"
-DEFAULT_METHOD = "entropy"
+DEFAULT_METHOD = "percentile"
 DEFAULT_PERCENTILE = 99.99
 # With fewer values to a bin a histogram shows the sample and not the distribution: clipping by it
 # takes what was seldom for what is never.
