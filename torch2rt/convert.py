@@ -72,7 +72,7 @@ def convert(
     *,
     precision: str | Mapping[str, str] = "fp32",
     calibration: Any = None,
-    calibration_method: str = "entropy",
+    calibration_method: str = "percentile",
     calibration_batches: int | None = None,
     calibration_table: Any = None,
     device: str | None = None,
@@ -106,8 +106,9 @@ def convert(
         calibration: for ``"int8"``: a DataLoader or any iterable of input batches, labels and
             all; or a `CalibrationTable` or its path. With ``"fp16"``: what it shows to leave the
             range of float16 stays float32.
-        calibration_method: ``"entropy"``, ``"entropy_doubling"``, ``"minmax"``, ``"percentile"``
-            (or ``"percentile:99.9"``), ``"mse"``, or ``"best"``: by error on a held-out batch.
+        calibration_method: ``"percentile"`` (or ``"percentile:99.9"``), ``"entropy"``,
+            ``"entropy_doubling"``, ``"minmax"``, ``"mse"``, or ``"best"``: by error on a batch
+            that is held out.
         calibration_batches: at most so many batches are taken. None: all.
         calibration_table: a table that calibration goes on from.
         device: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``; default: where the model's parameters are.
