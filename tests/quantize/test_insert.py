@@ -97,6 +97,29 @@ def test_a_residual_block_stays_in_bytes(target, stored):
     assert [fired.rule for fired in log.fired].count("quantize") == 4
 
 
+class Stream(nn.Module):
+    """A residual stream, as transformers have: a norm reads what is added later."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(8, 16), nn.Linear(16, 16), nn.Linear(16, 16)
+        self.norm = nn.LayerNorm(16)
+
+    def forward(self, x):
+        x = self.a(x)
+        return self.c(self.norm(x + self.b(self.norm(x))))
+
+
+def test_a_residual_that_a_float_layer_reads_stays_float():
+    torch.manual_seed(2)
+    network, error, _ = quantized(Stream(), torch.randn(4, 8))
+    products = [layer for layer in network.layers if layer.kind.name == "matmul"]
+    assert [layer.output.dtype.value for layer in products] == ["float32"] * 3
+    assert all(layer.inputs[0].dtype.is_integer for layer in products)
+    assert products[1].epilogue_inputs[-1].dtype is DType.FLOAT32
+    assert error < 0.03
+
+
 class Branches(nn.Module):
     def __init__(self):
         super().__init__()

@@ -148,13 +148,20 @@ class _Insertion:
         return None
 
     def _residuals(self, layer: Layer, wanted: set[Layer]) -> list[Tensor]:
-        """The tensors its epilogue adds that 8-bit layers write."""
+        """The tensors its epilogue adds that 8-bit layers write or read, and no float layer reads.
+
+        The residual stream of a transformer, which layer norms read, has outliers that one scale
+        does not serve.
+        """
         found = []
         for tensor in layer.epilogue_inputs:
             group = self.groups.get(tensor)
             if group is None or group.threshold <= 0 or tensor.shape != layer.output.shape:
                 continue
-            if any(t.producer in wanted or wanted & set(t.users) for t in group.tensors):
+            members = group.tensors
+            readers = {user for t in members for user in t.users if not moves_values(user)}
+            is_near = any(t.producer in wanted for t in members) or readers & wanted
+            if is_near and readers <= wanted:
                 found.append(tensor)
         return found
 
