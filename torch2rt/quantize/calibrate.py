@@ -11,6 +11,7 @@ import torch
 
 from torch2rt.calls.pytree import CallSpec
 from torch2rt.errors import ConfigError
+from torch2rt.network.dim import is_symbol
 from torch2rt.network.network import Network
 from torch2rt.quantize.best import HELD_OUT, Evaluate, best_table
 from torch2rt.quantize.calibrator import (
@@ -27,6 +28,11 @@ from torch2rt.quantize.thresholds import BEST, DEFAULT_METHOD, parse_method
 # Magnitudes seen so near the end of float16 are likely to pass it on other data.
 _FLOAT16_SAFE = 65504.0 / 2
 
+# What may be corrected of quantized layers, and what is unless a user says otherwise.
+CORRECTIONS = ("bias_correction", "rounding")
+DEFAULT_CORRECTIONS: tuple[str, ...] = ()
+_SAMPLES = 32  # that corrections are made of
+
 _TABLES = (CalibrationTable, str, os.PathLike)
 Source: TypeAlias = "CalibrationTable | CalibrationLoader"
 
@@ -36,7 +42,8 @@ class Calibration:
     """What a user said of calibration, checked.
 
     ``source`` is a loader or a finished table, ``where`` its path for messages; ``before`` a table
-    that a loader goes on from; ``batches`` how many to take at most.
+    that a loader goes on from; ``batches`` how many to take at most; ``corrections`` what is
+    corrected of layers, some of `CORRECTIONS`.
     """
 
     source: Source
@@ -44,6 +51,7 @@ class Calibration:
     method: str = DEFAULT_METHOD
     batches: int | None = None
     before: CalibrationTable | None = None
+    corrections: tuple[str, ...] = ()
 
     @property
     def loader(self) -> CalibrationLoader | None:
@@ -52,7 +60,8 @@ class Calibration:
 
 
 def calibration_from_options(
-    calibration: object, method: str, batches: int | None, table: object
+    calibration: object, method: str, batches: int | None, table: object,
+    quantize_with: object = DEFAULT_CORRECTIONS,
 ) -> Calibration | None:
     """The options of `convert` together; None where nothing is to be calibrated.
 
@@ -65,6 +74,7 @@ def calibration_from_options(
             option="calibration_batches", value=batches, reason="it counts batches",
             remedy="Pass a positive integer, or None for all that the loader gives.",
         )
+    corrections = _correction_names(quantize_with)
     before = _table(table) if table is not None else None
     if calibration is None:
         return None if before is None else Calibration(before, _where(table))
@@ -77,7 +87,7 @@ def calibration_from_options(
         return Calibration(_table(calibration), _where(calibration), method)
     return Calibration(
         CalibrationLoader(calibration), method=method, batches=batches, before=before,
-        where=_where(table),
+        where=_where(table), corrections=corrections,
     )
 
 
@@ -85,11 +95,13 @@ def calibrate(
     calibration: Calibration, network: Network, spec: CallSpec, fingerprint: str, *,
     device: torch.device | None = None, progress: bool = False,
     evaluate: Callable[[list[Inputs]], Evaluate] | None = None,
+    correct: Callable[[CalibrationTable, Inputs], CalibrationTable] | None = None,
 ) -> CalibrationTable:
     """The table of a network: the one given, or by running the network over the loader.
 
     ``evaluate`` makes of held-out batches what tells the error of a table; it is needed for the
-    method "best". CalibrationError for data that does not fit and for a table of another model.
+    method "best". ``correct`` adds corrections to a table, by a few samples.
+    CalibrationError for data that does not fit and for a table of another model.
     """
     known = calibration.before
     if isinstance(calibration.source, CalibrationTable):
@@ -106,6 +118,9 @@ def calibrate(
     held: list[Inputs] = []
     if calibration.method == BEST:
         inputs = _hold_out(inputs, held)
+    kept = _Kept(network)
+    if correct is not None and calibration.corrections:
+        inputs = kept.watching(inputs)
     observe_batches(
         network, inputs, observations, device=device, progress=progress,
         count=_count(loader, calibration.batches),
@@ -115,7 +130,10 @@ def calibrate(
         network, observations, fingerprint=fingerprint, before=known,
         method=DEFAULT_METHOD if is_best else calibration.method,
     )
-    return best_table(table, evaluate(held)) if is_best and evaluate is not None else table
+    if is_best and evaluate is not None:
+        table = best_table(table, evaluate(held))
+    samples = kept.samples()
+    return correct(table, samples) if correct is not None and samples is not None else table
 
 
 def is_loader(calibration: object) -> bool:
@@ -143,9 +161,46 @@ def _hold_out(inputs: Iterator[Inputs], held: list[Inputs]) -> Iterator[Inputs]:
         yield from tuple(held)
 
 
+class _Kept:
+    """The first samples that calibration sees, for what is made of samples and not of ranges."""
+
+    def __init__(self, network: Network) -> None:
+        self._batches: list[Inputs] = []
+        self._count = 0
+        firsts = {t.shape[0] if t.rank else 1 for t in network.inputs.values()}
+        self._is_dynamic = len(firsts) == 1 and is_symbol(next(iter(firsts)))
+
+    def watching(self, inputs: Iterator[Inputs]) -> Iterator[Inputs]:
+        """The batches, of which enough are kept; one where their size is fixed."""
+        for batch in inputs:
+            if self._count == 0 or (self._is_dynamic and self._count < _SAMPLES):
+                self._batches.append(batch)
+                self._count += max(1, len(next(iter(batch.values()))))
+            yield batch
+
+    def samples(self) -> Inputs | None:
+        """All in one batch, None where nothing was kept."""
+        if not self._batches or not self._is_dynamic:
+            return next(iter(self._batches), None)
+        return {
+            name: torch.cat([batch[name] for batch in self._batches])[:_SAMPLES]
+            for name in self._batches[0]
+        }
+
+
 def _count(loader: CalibrationLoader, limit: int | None) -> int | None:
     counts = [count for count in (loader.count, limit) if count is not None]
     return min(counts, default=None)
+
+
+def _correction_names(given: object) -> tuple[str, ...]:
+    names = (given,) if isinstance(given, str) else given
+    if not isinstance(names, tuple | list) or not set(names) <= {*CORRECTIONS}:
+        raise ConfigError(
+            option="quantize_with", value=given, reason="unknown value",
+            remedy=f"Use some of {', '.join(map(repr, CORRECTIONS))}, or () for none.",
+        )
+    return tuple(name for name in CORRECTIONS if name in names)
 
 
 def _table(given: object) -> CalibrationTable:

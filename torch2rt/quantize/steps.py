@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import torch
@@ -12,7 +13,6 @@ from torch2rt.config import BuildConfig
 from torch2rt.errors import ConfigError
 from torch2rt.inspect.verify import exact_float32
 from torch2rt.inspect.verify_quantized import is_quantized
-from torch2rt.layers.quantize import Quantize
 from torch2rt.network.copy import copy_network
 from torch2rt.network.dtype import DType
 from torch2rt.network.network import Network
@@ -21,6 +21,7 @@ from torch2rt.passes.base import Log, run_passes
 from torch2rt.passes.lower_precision import LowerPrecision
 from torch2rt.passes.pipeline import optimize
 from torch2rt.quantize.best import Evaluate, output_error
+from torch2rt.quantize.bias_correction import correct_layers
 from torch2rt.quantize.calibrate import Calibration, calibrate, wide_tensors
 from torch2rt.quantize.calibrator import Inputs
 from torch2rt.quantize.insert import insert_quantization
@@ -53,8 +54,7 @@ def calibrate_network(
 ) -> CalibrationTable | None:
     """The calibration table of an optimised float32 network, None where none is asked for."""
     if calibration is None:
-        is_quantized = any(isinstance(layer.kind, Quantize) for layer in network.layers)
-        if config.precision == "int8" and not is_quantized:
+        if config.precision == "int8" and not is_quantized(network):
             raise _no_ranges()
         return None
     device = torch.device(backend.device)
@@ -65,10 +65,21 @@ def calibrate_network(
             device=device,
         )
 
+    def correct(table: CalibrationTable, samples: Inputs) -> CalibrationTable:
+        quantized = copy_network(network)
+        insert_quantization(
+            quantized, table, target=backend.name, overrides=config.overrides.precision_of,
+            fold=False,
+        )
+        corrections = correct_layers(
+            network, quantized, samples, names=calibration.corrections, device=device
+        )
+        return dataclasses.replace(table, corrections=corrections)
+
     with exact_float32():
         return calibrate(
             calibration, network, spec, fingerprint, device=device, progress=config.progress,
-            evaluate=evaluate,
+            evaluate=evaluate, correct=correct if config.precision == INT8 else None,
         )
 
 

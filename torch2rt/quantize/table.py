@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch2rt.quantize.corrections import Correction
 from torch2rt.quantize.errors import CalibrationError
 from torch2rt.quantize.histogram import NUMERICAL_ZERO
 from torch2rt.quantize.observers import Seen
@@ -79,13 +80,15 @@ class CalibrationTable:
     """Rows by tensor name, the model's fingerprint, the method and the samples seen.
 
     Names are those of the tensors of the optimised float32 network: module paths, numbered where
-    a module gives several.
+    a module gives several. ``corrections`` are of layers, by the names of their outputs; they were
+    made with these ranges, and a table that is merged or gets another method has none.
     """
 
     fingerprint: str
     method: str
     samples: int
     rows: Mapping[str, Row]
+    corrections: Mapping[str, Correction] = field(default_factory=dict)
 
     def range(self, name: str) -> Range | None:
         """Threshold and sign of a tensor; None for one that is not to be quantized."""
@@ -123,7 +126,7 @@ class CalibrationTable:
             else Row.chosen(method, row.seen, row.samples)
             for name, row in self.rows.items()
         }
-        return dataclasses.replace(self, method=method, rows=rows)
+        return dataclasses.replace(self, method=method, rows=rows, corrections={})
 
     def without_histograms(self) -> CalibrationTable:
         """The same ranges in less space; such a table does not merge and cannot go on."""
@@ -144,7 +147,8 @@ class CalibrationTable:
             )
         names = [*self.rows, *(name for name in other.rows if name not in self.rows)]
         rows = {name: _merged(name, self.rows.get(name), other.rows.get(name)) for name in names}
-        return dataclasses.replace(self, samples=self.samples + other.samples, rows=rows)
+        samples = self.samples + other.samples
+        return dataclasses.replace(self, samples=samples, rows=rows, corrections={})
 
     def check_fits(self, fingerprint: str, names: Iterable[str], where: str = "table") -> None:
         """CalibrationError unless the table is of the model with this fingerprint and tensors."""

@@ -10,7 +10,8 @@
 
 Names are sorted and floats are written so that they read back exactly: equal tables give equal
 files, and a table that is saved and loaded gives the same engine. Counts are 64-bit integers, byte
-plane by byte plane, deflated, in base64.
+plane by byte plane, deflated, in base64. Corrections of layers, where there are any, are a section
+of their own, packed the same way.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ import numpy as np
 from torch2rt.engine.container import ContainerError, brief, parse_json
 from torch2rt.engine.file import replace_file
 from torch2rt.errors import ConfigError
+from torch2rt.quantize.corrections import Correction
+from torch2rt.quantize.corrections import from_json as correction_from_json
+from torch2rt.quantize.corrections import to_json as correction_to_json
 from torch2rt.quantize.errors import CalibrationError
 from torch2rt.quantize.histogram import BINS, MIN_EXPONENT, NUMERICAL_ZERO, Counts, Histogram
 from torch2rt.quantize.observers import Seen
@@ -43,6 +47,7 @@ _COUNT_BYTES = 8
 _MOST = 1 << 62
 _REMEDY = "Give a file that a calibration table was saved to, or calibrate again."
 _HEAD = ("format", "version", "fingerprint", "method", "samples")
+_OPTIONAL = ("corrections", "histograms")
 _ROW = ("threshold", "min", "max", "negatives", "method", "samples")
 _NOTES = ("always zero", "constant")
 _HISTOGRAM = ("min", "max", "negatives", "exponent", "counts")
@@ -81,7 +86,7 @@ def table_text(table: CalibrationTable) -> str:
     """The file's text."""
     data = table_to_json(table)
     lines = [f" {json.dumps(key)}: {json.dumps(data[key])}," for key in _HEAD]
-    sections = [key for key in ("tensors", "histograms") if key in data]
+    sections = [key for key in ("tensors", *_OPTIONAL) if key in data]
     for section in sections:
         rows = [f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in sorted(data[section].items())]
         end = "," if section != sections[-1] else ""
@@ -100,6 +105,10 @@ def table_to_json(table: CalibrationTable) -> dict[str, Any]:
     }
     if histograms:
         data["histograms"] = histograms
+    if table.corrections:
+        data["corrections"] = {
+            name: correction_to_json(table.corrections[name]) for name in sorted(table.corrections)
+        }
     return data
 
 
@@ -110,7 +119,7 @@ def table_from_json(data: object, where: str) -> CalibrationTable:
     if data.get("version") != VERSION:
         _refuse(where, f"its version is {brief(data.get('version'))}, this torch2rt reads "
                 f"{VERSION}")
-    extra = set(data) - {*_HEAD, "tensors", "histograms"}
+    extra = set(data) - {*_HEAD, "tensors", *_OPTIONAL}
     missing = {*_HEAD, "tensors"} - set(data)
     if extra or missing:
         _refuse(where, f"fields missing: {sorted(missing)}, unknown: {brief(sorted(extra))}")
@@ -125,7 +134,20 @@ def table_from_json(data: object, where: str) -> CalibrationTable:
             name: _row(row, histograms.get(name), f"{where}, tensor {brief(name)}")
             for name, row in rows.items()
         },
+        corrections=_corrections(data.get("corrections", {}), where),
     )
+
+
+def _corrections(data: object, where: str) -> dict[str, Correction]:
+    if not isinstance(data, dict):
+        _refuse(where, "its corrections are no object")
+    corrections = {}
+    for name, item in data.items():
+        try:
+            corrections[name] = correction_from_json(item)
+        except ValueError as error:
+            raise _error(where, f"{error} (layer {brief(name)})") from error
+    return corrections
 
 
 def _row_to_json(row: Row) -> dict[str, Any]:
