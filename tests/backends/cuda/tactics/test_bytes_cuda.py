@@ -96,6 +96,14 @@ def test_grouped_bytes() -> None:
     )
 
 
+def test_small_groups_of_bytes() -> None:
+    check_cuda_tactic(
+        "convolution.cuda.grouped", window(3, groups=4),
+        operands((1, 16, 6, 8), (16, 4, 3, 3)), bytes_of(f"relu({SUM})"),
+        constants=[1, 2, 3], out_dtype=DType.INT8, tolerance=FLIPS,
+    )
+
+
 @pytest.mark.parametrize(("tile", "stride"), [
     ("1x1", 1), ("2x2", 2), ("2x4", 1), ("4x4", 2), ("2x7", 1),
 ])

@@ -35,7 +35,7 @@ class GroupedConvolution(Tactic):
 
     def supports(self, spec: LayerSpec) -> Refusal | None:
         """Several groups over one or two axes, constant weights."""
-        refusal = specs.refusal(spec)
+        refusal = specs.refusal(spec, takes_bytes=True)
         if refusal is not None:
             return refusal
         groups = specs.attributes(spec).groups
