@@ -48,6 +48,10 @@ def batches():
     return [(torch.randn(4, 3, 8, 8), torch.zeros(4)) for _ in range(3)]
 
 
+def score(outputs, batch):
+    return float(outputs.shape == (4, 5) and batch[0].shape == (4, 3, 8, 8))
+
+
 class Odd(nn.Module):
     def forward(self, x):
         return torch.special.i0(x)
@@ -270,3 +274,18 @@ def test_int8_takes_a_loader_and_writes_a_table_that_gives_the_same_engine(folde
     assert "needs the ranges of tensors" in capsys.readouterr().err
     assert main([*command, "-o", f"{folder}/c.engine", "--calibration", "json:__name__"]) == 1
     assert "calibration='json:__name__' is not valid" in capsys.readouterr().err
+
+
+def test_auto_takes_a_metric_and_a_budget(folder, capsys):
+    nets = f"{folder}/nets.py"
+    command = ["convert", f"{nets}:other", "--precision", "auto", "--threads", "1",
+               "--timing-cache", f"{folder}/t.jsonl", "--calibration", f"{nets}:batches",
+               "-o", f"{folder}/auto.engine"]
+    assert main([*command, "--metric", f"{nets}:score", "--max-drop", "0.1", "--report",
+                 f"{folder}/auto.txt"]) == 0
+    report = (folder / "auto.txt").read_text()
+    assert "the metric of the model is 1 on 4 samples held out, and may be 0.9" in report
+    assert "(chosen" in report
+    capsys.readouterr()
+    assert main([*command, "--metric", f"{nets}:none"]) == 1
+    assert "has no 'none'" in capsys.readouterr().err

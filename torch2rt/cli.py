@@ -53,11 +53,12 @@ def _add_convert(commands: Any) -> None:
     command.add_argument("model", help=_MODEL)
     command.add_argument("-o", "--output", required=True, help="engine file to write")
     command.add_argument(
-        "--precision", default="fp32", help="fp32 (default), bf16, int8; on a GPU also tf32, fp16"
+        "--precision", default="fp32",
+        help="fp32 (default), bf16, int8, auto; on a GPU also tf32, fp16"
     )
     command.add_argument(
-        "--calibration", metavar="DATA", help="for int8: a table (.json), or the factory, as for "
-        "the model, of a DataLoader or another iterable of input batches",
+        "--calibration", metavar="DATA", help="for int8: a table (.json); for int8 and auto: the "
+        "factory, as for the model, of a DataLoader or another iterable of input batches",
     )
     command.add_argument(
         "--calibration-method", default="percentile",
@@ -67,6 +68,13 @@ def _add_convert(commands: Any) -> None:
         "--calibration-batches", type=int, metavar="N", help="take at most so many batches"
     )
     command.add_argument("--save-calibration", metavar="FILE.json", help="also write the table")
+    command.add_argument(
+        "--metric", metavar="FUNCTION", help="for auto: package.module:function or "
+        "file.py:function, of outputs and a batch, higher is better"
+    )
+    command.add_argument(
+        "--max-drop", type=float, metavar="X", help="for auto: how far the metric may fall"
+    )
     command.add_argument("--device", help="cpu, cuda or cuda:1; default: where the model is")
     command.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
     command.add_argument("--fallback", default="torch", help="torch (default) or error")
@@ -139,6 +147,7 @@ def _convert(options: argparse.Namespace) -> int:
         calibration_batches=options.calibration_batches, device=options.device,
         threads=options.threads, fallback=options.fallback, timing_cache=options.timing_cache,
         tune_budget_s=options.tune_budget, verify=not options.no_verify,
+        metric=_metric(options.metric), max_drop=options.max_drop,
         progress=sys.stderr.isatty(),
     )
     rt.save(options.output)
@@ -163,6 +172,12 @@ def _calibration(given: str | None) -> Any:
             remedy="Name a function that returns a DataLoader, or a table's .json file.",
         )
     return factory()
+
+
+def _metric(given: str | None) -> Any:
+    from torch2rt.bench.source import import_object
+
+    return import_object(given) if given is not None else None
 
 
 def _run(options: argparse.Namespace) -> int:

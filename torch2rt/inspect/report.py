@@ -132,6 +132,9 @@ def _plugin_lines(engine: Engine) -> list[str]:
             step.tactic for plan in engine.plans for step in plan.steps if step.layer == layer.name
         }
         ways = " or ".join(_WAYS.get(name, f"by {name}") for name in sorted(tactics))
+        has_kernels = engine.backend.name == "cuda" and (layer.kind.cuda or layer.kind.triton)
+        if has_kernels and "any.torch.reference" in tactics:
+            ways += ", for none of its kernels takes it or agrees with that: the log says why"
         lines.append(
             f"  {layer.name}: {layer.kind.plugin} version {layer.kind.version} of "
             f"{layer.kind.package}, {ways or 'not run'}"
@@ -159,8 +162,7 @@ def _choice_lines(engine: Engine) -> list[str]:
     lines = [f"{title}:{' ' + choice['budget'] if has_metric else ''}"]
     for point in choice["points"]:
         metric = f", metric {point['metric']:.6g}" if "metric" in point else ""
-        chosen = " (chosen)" if point["is_chosen"] else ""
-        lines.append(f"  {point['name']}: {point['time_us']:.1f} us{metric}{chosen}")
+        lines.append(f"  {point['name']}: {point['time_us']:.1f} us{metric}{_marks(point)}")
     lines.append(f"  {'layer':<40} {'precision':<9} {'8-bit us':>9} {'float us':>9}  because")
     for row in choice["layers"]:
         lines.append(
@@ -168,6 +170,16 @@ def _choice_lines(engine: Engine) -> list[str]:
             f"{row['float_us']:>9.1f}  {row['why']}"
         )
     return lines
+
+
+def _marks(point: dict[str, Any]) -> str:
+    """What is to be said of a mix that was tried."""
+    marks = ["chosen"] if point["is_chosen"] else []
+    if not point.get("is_within", True):
+        marks.append("beyond the budget")
+    if point.get("is_on_curve"):
+        marks.append("on the Pareto curve")
+    return f" ({', '.join(marks)})" if marks else ""
 
 
 def _quantized_lines(engine: Engine) -> list[str]:

@@ -139,14 +139,18 @@ def ladder(times: LayerTimes, noise: Noise) -> list[frozenset[str]]:
 def _report(
     search: _Search, times: LayerTimes | None, best: Scored, noise: Noise
 ) -> dict[str, Any]:
-    """The curve, in order of time, and what each layer got and why."""
+    """All points in order of time, those of the Pareto curve marked, and what each layer got.
+
+    On the curve nothing that is faster scores as high.
+    """
     order = sorted(search.tried, key=lambda scored: scored.variant.time_us)
     points = [
         {
             **point_of(scored.variant, best.variant), "metric": scored.score,
             "is_within": scored.is_within,
+            "is_on_curve": all(scored.score > faster.score for faster in order[:number]),
         }
-        for scored in order
+        for number, scored in enumerate(order)
     ]
     why = {name: _why(name, best.variant, times, noise) for name in noise}
     rows = choices(search.variants, times, best.variant, why) if times is not None else []

@@ -171,7 +171,7 @@ class LayerTimes:
             return pairwise.setdefault((unit_of[name], len(units) + store), np.zeros((2, 2)))
 
         for name in self.names:
-            writes = self._by_tensor.get(self._layers[name].output.name)
+            writes = self._by_tensor.get(self._layers[name].outputs[0].name)
             if writes is None:
                 unary[unit_of[name]] += [self._own_us(name, own, False) for own in (True, False)]
                 continue
@@ -194,7 +194,7 @@ class LayerTimes:
         other = self._own.get((name, is_int8, not writes_int8))
         if other is None:
             return _IMPOSSIBLE_US
-        more = self._moving_us([self._layers[name].output], self.float_bytes - 1)
+        more = self._moving_us(list(self._layers[name].outputs), self.float_bytes - 1)
         return max(other - more, _LEAST * other) if writes_int8 else other + more
 
     def _other_us(self, number: int) -> list[float]:
@@ -221,5 +221,5 @@ class LayerTimes:
         return elements * element_bytes / self._bytes_per_us if self._bytes_per_us else 0.0
 
     def _writes_int8(self, name: str, chosen: Collection[str]) -> bool:
-        store = self._by_tensor.get(self._layers[name].output.name)
+        store = self._by_tensor.get(self._layers[name].outputs[0].name)
         return store is not None and store.is_int8(chosen)

@@ -43,5 +43,5 @@ def residuals(layer: Layer) -> list[Tensor]:
     """The tensors of the shape of its result that a contraction's epilogue reads."""
     return [
         tensor for tensor in layer.epilogue_inputs
-        if not tensor.is_constant and tensor.shape == layer.output.shape
+        if not tensor.is_constant and tensor.shape == layer.outputs[0].shape
     ]

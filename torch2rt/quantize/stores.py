@@ -12,6 +12,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from torch2rt.fusions.dequantize_after_move import moves_values
+from torch2rt.layers.plugin import Plugin
 from torch2rt.network.dtype import DType
 from torch2rt.network.network import Network
 from torch2rt.network.tensor import Tensor
@@ -22,7 +23,7 @@ from torch2rt.quantize.mix import residuals
 class Store:
     """Tensors that are stored alike; ``readers`` and ``adders`` are layers that can have 8 bits.
 
-    Readers take them as their input, adders add them to their result.
+    Readers take them as their input (plugins, as any of theirs), adders add them to their result.
     """
 
     tensors: list[Tensor] = field(default_factory=list)
@@ -47,11 +48,15 @@ def stores_of(network: Network, names: Collection[str]) -> dict[str, Store]:
             store = Store()
             _gather(tensor, store, stores)
     for layer in network.layers:
-        if layer.name in names:
-            stores[layer.inputs[0].name].readers.append(layer.name)
-            for tensor in residuals(layer):
-                if tensor.name in stores:
-                    stores[tensor.name].adders.append(layer.name)
+        if layer.name not in names:
+            continue
+        is_plugin = isinstance(layer.kind, Plugin)
+        for tensor in layer.inputs if is_plugin else layer.inputs[:1]:
+            if tensor.name in stores:
+                stores[tensor.name].readers.append(layer.name)
+        for tensor in residuals(layer):
+            if tensor.name in stores:
+                stores[tensor.name].adders.append(layer.name)
     return stores
 
 
