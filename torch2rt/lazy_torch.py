@@ -7,7 +7,7 @@ without torch imports them too. ``from torch2rt.lazy_torch import torch`` serves
 from __future__ import annotations
 
 import importlib
-from functools import cache
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,11 +18,7 @@ else:
         """Stands for the module until an attribute is read."""
 
         def __getattr__(self, name: str) -> object:
-            return getattr(_module(), name)
-
-    @cache
-    def _module() -> object:
-        return importlib.import_module("torch")
+            return getattr(sys.modules.get("torch") or importlib.import_module("torch"), name)
 
     torch = _LazyTorch()
 

@@ -157,6 +157,32 @@ class _Called(nn.Module):
         return self.function(x)
 
 
+def test_an_object_in_pieces_of_torch_compile(tmp_path):
+    @torch2rt.plugin
+    class Triple(torch2rt.Plugin):
+        name = "t_classes::triple"
+
+        def output_types(self, inputs):
+            return inputs
+
+        def reference(self, x):
+            return x * 3
+
+    class Decides(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.plugin = Triple()
+
+        def forward(self, x):
+            y = self.plugin(x)
+            return y + 1 if y.sum() > 0 else y - 1
+
+    rt = torch2rt.convert_pieces(Decides(), timing_cache=tmp_path / "t", progress=False)
+    x = torch.ones(3, 4)
+    assert torch.equal(rt(x), x * 3 + 1)
+    assert torch.equal(rt(-x), x * -3 - 1)
+
+
 def test_what_supports_refuses_the_reference_runs(tmp_path):
     @torch2rt.plugin
     class Picky(torch2rt.Plugin):

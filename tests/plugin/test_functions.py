@@ -97,6 +97,24 @@ def test_lists_optionals_several_results_and_unannotated_parameters(tmp_path):
     assert [str(output.dtype.value) for output in kind.outputs] == ["float32", "bool"]
 
 
+def test_keywords_only(tmp_path):
+    @torch2rt.plugin("t_functions::keywords")
+    def keywords(x: Tensor, *, factor: float = 2.0) -> Tensor:
+        return x * factor
+
+    class Model(nn.Module):
+        def forward(self, x):
+            return [keywords(keywords(x), factor=3.0)]
+
+    check(Model(), tmp_path)
+    with pytest.raises(PluginError, match="cannot be an operator's: custom_op with kwarg-only Ten"):
+        torch2rt.plugin("t_functions::kw_tensor")(_keyword_tensor)
+
+
+def _keyword_tensor(x: Tensor, *, bias: Tensor) -> Tensor:
+    return x + bias
+
+
 def test_a_size_of_a_free_axis_may_be_an_argument(tmp_path):
     @torch2rt.plugin("t_functions::repeated")
     def repeated(x: Tensor, times: int) -> Tensor:

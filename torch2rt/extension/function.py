@@ -37,7 +37,16 @@ class FunctionDefinition(Definition):
 
     def run(self, call: PluginCall, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """The body on the tensors and the call's other arguments."""
-        return as_list(self.body(*[_value(item, tensors) for item in call.arguments]))
+        schema = self.overload._schema.arguments
+        given: list[Any] = []
+        named: dict[str, Any] = {}
+        for name, item, argument in zip(self.parameters, call.arguments, schema, strict=True):
+            value = _value(item, tensors)
+            if argument.kwarg_only:
+                named[name] = value
+            else:
+                given.append(value)
+        return as_list(self.body(*given, **named))
 
     def attributes(self, call: PluginCall) -> Mapping[str, Any]:
         """The arguments that are no tensors, by name."""
@@ -79,13 +88,13 @@ def define_function(
     typed = _typed(body)
     try:
         schema = torch.library.infer_schema(typed, mutates_args=())
-    except ValueError as error:
+        operator = torch.library.custom_op(name, typed, mutates_args=(), schema=schema)
+    except (ValueError, NotImplementedError) as error:
         raise PluginError(
             name=name, where="", reason=f"its signature cannot be an operator's: {error}",
             remedy="Annotate parameters as Tensor, int, float, bool, str, or lists or Optional of "
             "these, and the result as Tensor or a tuple of Tensors",
         ) from error
-    operator = torch.library.custom_op(name, typed, mutates_args=(), schema=schema)
     operator.register_fake(_owning(fake) if fake is not None else typed)
     return FunctionDefinition(
         name, version, body.__module__, source_of(body), implementations, body,
