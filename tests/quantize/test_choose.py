@@ -8,13 +8,14 @@ from fake_backend import FakeBackend, Reference
 from torch import nn
 
 import torch2rt
-from torch2rt.backends.reference.executor import bind_symbols
+from torch2rt.backends.reference.executor import bind_symbols, run_network
 from torch2rt.backends.spec import LayerSpec
 from torch2rt.build.builder import build_engine
 from torch2rt.build.timing_cache import TimingCache
 from torch2rt.capture.export import capture
 from torch2rt.config import BuildConfig
 from torch2rt.lower import lower
+from torch2rt.network.copy import copy_network
 from torch2rt.network.dtype import DType
 from torch2rt.passes.base import Log
 from torch2rt.passes.pipeline import optimize
@@ -22,6 +23,7 @@ from torch2rt.quantize.calibrator import Observations, observe_batches, table_of
 from torch2rt.quantize.choose import chooses_by_time, fastest_of, fastest_variant
 from torch2rt.quantize.mix import Mix
 from torch2rt.quantize.overrides import parse_precision
+from torch2rt.quantize.steps import set_precision
 from torch2rt.quantize.variants import Variant, Variants
 
 X = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -158,6 +160,30 @@ def test_a_dict_is_followed_and_a_time_budget_leaves_no_choice():
         precision="int8", overrides=parse_precision("int8"), tune_budget_s=1.0
     )
     assert not chooses_by_time(hasty, table)
+
+
+@pytest.mark.parametrize("beside", ["fp16", "bf16", "tf32", "fp32"])
+@pytest.mark.parametrize("layers", ["abc", "b", ""])
+def test_mixes_beside_every_float_of_a_gpu_compute_the_model(beside, layers):
+    network, table, _ = calibrated(Fork)
+    want = run_network(network, dict(zip(network.inputs, [X], strict=True)))
+    mixed = copy_network(network)
+    config = BuildConfig(precision="int8", overrides=parse_precision("int8"))
+    called = set_precision(mixed, config, table, Log(), "cuda", Mix(frozenset(layers), beside))
+    assert called == ("int8" if layers else beside)
+    operands = {
+        layer.name: layer.inputs[0].dtype.value for layer in mixed.layers
+        if layer.kind.name == "convolution"
+    }
+    float_dtype = {"fp16": "float16", "bf16": "bfloat16"}.get(beside, "float32")
+    if layers:
+        assert operands == {n: "int8" if n in layers else float_dtype for n in "abc"}
+    else:
+        assert set(operands.values()) == {float_dtype}
+    got = run_network(mixed, dict(zip(network.inputs, [X], strict=True)))
+    for name, value in want.items():
+        assert got[name].dtype is value.dtype
+        assert float((got[name] - value).norm() / value.norm()) < 0.03
 
 
 def test_convert_reports_the_choice(tmp_path):
