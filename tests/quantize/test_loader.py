@@ -259,3 +259,17 @@ def test_inputs_are_tensors_without_gradient_on_the_device():
     (found,) = read([given], spec_of(one, IMAGES), device=torch.device("cpu"))
     assert not found["in0"].requires_grad
     assert isinstance(np.asarray(found["in0"]), np.ndarray)
+
+
+def test_first_arguments_are_put_where_the_model_is():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(3, 2, device="meta")
+
+        def forward(self, x, more):
+            return self.linear(x) + more["bias"]
+
+    args, kwargs = first_call(Two(), ([torch.zeros(2, 3), {"bias": torch.zeros(2)}], 0))
+    assert args[0].device.type == args[1]["bias"].device.type == "meta"
+    assert kwargs == {}

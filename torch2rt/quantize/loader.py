@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils._pytree import tree_map_only
 
 from torch2rt.calls.pytree import CallSpec
 from torch2rt.errors import CallError, PytreeError
@@ -121,13 +122,17 @@ def first_call(model: torch.nn.Module, batch: object) -> Arguments:
     """The arguments in a batch for a model that is known by its signature only.
 
     Of a tuple the model's obligatory parameters take the first items; of a dict, what its
-    parameters name, labels left out where they are optional. CalibrationError where the batch
-    holds no arguments.
+    parameters name, labels left out where they are optional. Tensors are put where the model's
+    are. CalibrationError where the batch holds no arguments.
     """
     import inspect
 
-    parameters = inspect.signature(model.forward).parameters
-    return _first_call(batch, parameters)
+    found = _first_call(batch, inspect.signature(model.forward).parameters)
+    held = next((t for t in (*model.parameters(), *model.buffers())), None)
+    if held is None:
+        return found
+    args, kwargs = tree_map_only(torch.Tensor, lambda tensor: tensor.to(held.device), found)
+    return args, kwargs
 
 
 def arguments_seen(
