@@ -3,8 +3,9 @@
     python tests/bench/detection_bench.py [--device cuda] [--size 416] [--parts nms,yolov2]
         [--precisions fp32,fp16,int8] [--deadline-s 110]
 
-Peers run the network in eager mode or compiled, then decode in torch and call torchvision's NMS;
-"features" is their network alone. Our engine is one with everything in it. All contenders of a part
+Peers run the network in eager mode or compiled, then decode in torch and call torchvision's NMS
+(where its extension does not load, the same kernels from torchvision_nms.py); "features" is their
+network alone. Our engine is one with everything in it. All contenders of a part
 are built, compared with eager float32 (the share of its boxes that are found), then timed in turns.
 What cannot be built before the deadline, or fails, is a row that says so. Writes
 results/detection_<device>_<date>.csv.
@@ -32,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 
 import torch
 
-import torchvision_shim  # noqa: F401  # isort: skip  (before torchvision)
+import torchvision_shim  # isort: skip  (before torchvision)
 import torchvision
 from torch import nn
 
@@ -91,7 +92,8 @@ def detect(detector: Detector, features: torch.Tensor) -> torch.Tensor:
     boxes, scores = detector.network.layers[-1](features)
     box, category = torch.nonzero(scores[0] > detector.score_threshold, as_tuple=True)
     chosen, values = boxes[0, box], scores[0, box, category]
-    kept = torchvision.ops.batched_nms(chosen, values, category, detector.iou_threshold)
+    apart = chosen + category[:, None] * (chosen.max() + 1) if len(chosen) else chosen
+    kept = _torchvision_nms(features.device.type)(apart, values, detector.iou_threshold)
     kept = kept[: detector.max_output]
     return torch.cat([chosen[kept], values[kept, None], category[kept, None].float()], 1)
 
@@ -184,6 +186,13 @@ class Suppress(nn.Module):
         return nms(boxes, scores, 0.5, self.kept)
 
 
+def _torchvision_nms(device: str) -> Callable[..., torch.Tensor]:
+    """torchvision's own, or its CUDA kernels written out where its extension does not load."""
+    if device == "cuda" and not torchvision_shim.HAS_OPERATORS:
+        return importlib.import_module("torchvision_nms").nms
+    return torchvision.ops.nms
+
+
 def nms_entries(
     count: int, kept: int, args: argparse.Namespace
 ) -> tuple[list[Entry], Callable[[Any], float]]:
@@ -202,8 +211,10 @@ def nms_entries(
         return lambda: rt(boxes[None], scores[None])
 
     def theirs() -> Callable[[], Any]:
+        suppress = _torchvision_nms(args.device)
+
         def call() -> Any:
-            return torchvision.ops.nms(boxes, scores, 0.5)[:kept]
+            return suppress(boxes, scores, 0.5)[:kept]
 
         answers.append(call())
         return call

@@ -52,6 +52,8 @@ def _extension_loads() -> bool:
         try:
             torch.ops.load_library(path)
         except OSError:
+            if torch.version.cuda is not None:
+                return False
             try:
                 torchvision_stubs.preload(path)
                 torch.ops.load_library(path)
