@@ -36,7 +36,7 @@ def tables(net, loader, tmp_path, **options):
     cache = TimingCache(tmp_path / "timing.jsonl")
     return [
         torch2rt.convert(
-            net.to(device), None, precision="int8", calibration=loader, timing_cache=cache,
+            net.to(device), None, precision={"*": "int8"}, calibration=loader, timing_cache=cache,
             device=device, tune_budget_s=0, progress=False, **options,
         ).calibration_table
         for device in ("cpu", "cuda")
@@ -64,8 +64,8 @@ def test_a_table_made_here_is_taken_there(net, tmp_path):
     here, _ = tables(net, loader, tmp_path)
     x = torch.randn(4, 3, 32, 32)
     rt = torch2rt.convert(
-        net.cuda(), x.cuda(), precision="int8", calibration=here, progress=False, tune_budget_s=0,
-        timing_cache=tmp_path / "timing.jsonl",
+        net.cuda(), x.cuda(), precision={"*": "int8"}, calibration=here, tune_budget_s=0,
+        timing_cache=tmp_path / "timing.jsonl", progress=False,
     )
     error = (rt(x.cuda()) - net(x.cuda())).norm() / net(x.cuda()).norm()
     assert float(error.detach()) < 0.1

@@ -60,8 +60,10 @@ def rt(made):
 
 
 def convert(model, inputs, cache, **options):
-    options = {"precision": {"*": "int8"}, "threads": 1, "progress": False, **options}
-    return torch2rt.convert(model, inputs, timing_cache=cache, **options)
+    defaults = {
+        "precision": {"*": "int8"}, "threads": 1, "progress": False, "tune_budget_s": 0
+    }
+    return torch2rt.convert(model, inputs, timing_cache=cache, **(defaults | options))
 
 
 def error(got, want):
