@@ -27,10 +27,11 @@ def _numbers(shapes: Shapes, attributes: Attributes) -> list[object]:
     ]
 
 
+DEFORM_CONV2D = CudaKernel(SOURCE, NAME, grid=_tiles, block=THREADS, numbers=_numbers)
+
+
 @torch2rt.plugin(
-    "torch2rt_plugins::deform_conv2d",
-    cuda=CudaKernel(SOURCE, NAME, grid=_tiles, block=THREADS, numbers=_numbers),
-    precisions=("fp32", "fp16", "bf16"),
+    "torch2rt_plugins::deform_conv2d", cuda=DEFORM_CONV2D, precisions=("fp32", "fp16", "bf16")
 )
 def deform_conv2d(
     input: torch.Tensor, weight: torch.Tensor, offset: torch.Tensor, mask: torch.Tensor,

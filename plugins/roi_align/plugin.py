@@ -30,11 +30,10 @@ def _fake(
     return input.new_empty((rois.shape[0], input.shape[1], pooled_height, pooled_width))
 
 
-@torch2rt.plugin(
-    "torch2rt_plugins::roi_align",
-    cuda=CudaKernel(SOURCE, NAME, grid=_blocks, block=THREADS, numbers=_numbers),
-    fake=_fake,
-)
+ROI_ALIGN = CudaKernel(SOURCE, NAME, grid=_blocks, block=THREADS, numbers=_numbers)
+
+
+@torch2rt.plugin("torch2rt_plugins::roi_align", cuda=ROI_ALIGN, fake=_fake)
 def roi_align(
     input: torch.Tensor, rois: torch.Tensor, spatial_scale: float, pooled_height: int,
     pooled_width: int, sampling_ratio: int = -1, aligned: bool = False,

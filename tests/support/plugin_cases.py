@@ -18,8 +18,10 @@ from layer_testing import lower_model
 from tactic_testing import make_spec
 from torch import nn
 
-from torch2rt.backends.cuda.tactics.plugin_cuda import plugin_source
+from torch2rt.backends.cuda.cpp.plugin_source import plugin_source
+from torch2rt.backends.reference.executor import run_network
 from torch2rt.layers.plugin import Plugin
+from torch2rt.network.layer import Layer
 
 
 class _Call(nn.Module):
@@ -31,27 +33,31 @@ class _Call(nn.Module):
         return self.function(*tensors, *self.others)
 
 
-def plugin_kind(function: Callable[..., Any], *arguments: Any) -> Plugin:
-    """The layer that a call becomes."""
+def plugin_call(function: Callable[..., Any], *arguments: Any) -> tuple[Plugin, list[torch.Tensor]]:
+    """The layer that a call becomes, and what it reads."""
     tensors = [item for item in arguments if isinstance(item, torch.Tensor)]
     call = _Call(function, arguments[len(tensors) :])
     network = lower_model(call, *tensors).network
-    kinds = [layer.kind for layer in network.layers if isinstance(layer.kind, Plugin)]
-    assert len(kinds) == 1, network
-    return kinds[0]
+    found: list[tuple[Plugin, list[torch.Tensor]]] = []
+
+    def observe(layer: Layer, read: tuple[torch.Tensor, ...], _: object) -> None:
+        if isinstance(layer.kind, Plugin):
+            found.append((layer.kind, list(read)))
+
+    run_network(network, dict(zip(network.inputs, tensors, strict=True)), observe=observe)
+    assert len(found) == 1, network
+    return found[0]
 
 
 def check_kernels(function: Callable[..., Any], *arguments: Any, **options: Any) -> None:
     """Tensors come first. ``options`` go to `check_cuda_tactic`."""
-    tensors = [item for item in arguments if isinstance(item, torch.Tensor)]
-    kind = plugin_kind(function, *arguments)
+    kind, tensors = plugin_call(function, *arguments)
     check_cuda_tactic("plugin.cuda.first", kind, tensors, **options)
 
 
 def compile_kernels(function: Callable[..., Any], *arguments: Any) -> None:
     """For every architecture."""
-    tensors = [item for item in arguments if isinstance(item, torch.Tensor)]
-    kind = plugin_kind(function, *arguments)
+    kind, tensors = plugin_call(function, *arguments)
     spec = make_spec(kind, tensors)
     for way in kind.cuda:
         for source, entry, *_ in way:
