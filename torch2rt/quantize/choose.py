@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 # So many mixes are built at most.
 _MIXES = 2
+_NEIGHBOURS = "its neighbours have it, and a conversion costs more"
+_WHOLE = "the engine as a whole is faster so"
 # A mix that takes at most this part of another's time is faster, whatever the noise.
 _SURELY = 0.99
 _FLOAT_BYTES = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2}
@@ -115,7 +117,8 @@ def choices(
         timed = times.of_layer(layer.name)
         is_int8 = layer.name in best.layers
         is_faster = (timed.int8_us < timed.float_us) == is_int8
-        reason = "it is faster" if is_faster else "its neighbours are, and a conversion costs more"
+        is_mixed = 0 < len(best.layers) < len(times.names)
+        reason = "it is faster" if is_faster else _NEIGHBOURS if is_mixed else _WHOLE
         rows.append(LayerChoice(
             layer.name, layer.where, INT8 if is_int8 else beside, round(timed.int8_us, 3),
             round(timed.float_us, 3), (why or {}).get(layer.name, reason),
