@@ -21,6 +21,7 @@ from torch2rt.backends.devices import open_backend
 from torch2rt.backends.spec import LayerSpec, TensorSpec
 from torch2rt.backends.tactic import Job, Tactic, Unprepared, Weights
 from torch2rt.build.compile_ahead import CompileAhead
+from torch2rt.layers.plugin import Plugin
 from torch2rt.network.dtype import Array
 
 logger = logging.getLogger(__name__)
@@ -59,13 +60,14 @@ class FirstRun:
             weights = _JobWeights(self.arrays, self.blobs)
             prepared = backend.tactic(self.tactic).prepare(self.spec, weights)
             blocks: list[Any] = []
+            is_plugin = isinstance(self.spec.kind, Plugin)  # whose floats may be places
 
             def buffer(tensor: TensorSpec, constant: str | None) -> Buffer:
                 if constant is not None:
                     return Buffer(tensor, constant=constant)
                 blocks.append(backend.allocate(tensor.extent_bytes))
                 address = backend.address(blocks[-1])
-                if not tensor.dtype.is_float:  # indices must be valid
+                if not tensor.dtype.is_float or is_plugin:  # indices must be valid
                     backend.upload_bytes(address, np.zeros(tensor.extent_bytes, np.uint8))
                 return Buffer(tensor, address)
 
