@@ -31,7 +31,12 @@ from torch2rt.passes.base import Log, run_passes
 from torch2rt.passes.pipeline import optimize
 from torch2rt.passes.widen_halves import WidenHalves
 from torch2rt.quantize.budget import Metric, budget_from_options
-from torch2rt.quantize.calibrate import Calibration, calibration_from_options, is_loader
+from torch2rt.quantize.calibrate import (
+    DEFAULT_CORRECTIONS,
+    Calibration,
+    calibration_from_options,
+    is_loader,
+)
 from torch2rt.quantize.fingerprint import network_fingerprint
 from torch2rt.quantize.held_out import hold_out
 from torch2rt.quantize.loader import CalibrationLoader, arguments_seen, first_call
@@ -50,6 +55,7 @@ class ConvertOptions(TypedDict, total=False):
     calibration_method: str
     calibration_batches: int | None
     calibration_table: Any
+    quantize_with: str | Sequence[str]
     device: str | None
     dynamic_shapes: Any
     profiles: Sequence[Profile | Mapping[str, Sequence[int]]] | None
@@ -75,6 +81,7 @@ def convert(
     calibration_method: str = "percentile",
     calibration_batches: int | None = None,
     calibration_table: Any = None,
+    quantize_with: str | Sequence[str] = DEFAULT_CORRECTIONS,
     device: str | None = None,
     dynamic_shapes: Any = None,
     profiles: Sequence[Profile | Mapping[str, Sequence[int]]] | None = None,
@@ -111,6 +118,8 @@ def convert(
             that is held out.
         calibration_batches: at most so many batches are taken. None: all.
         calibration_table: a table that calibration goes on from.
+        quantize_with: what is corrected of quantized layers by calibration data:
+            ``"rounding"`` of weights (the default), ``"bias_correction"``, both, or ``()``.
         device: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``; default: where the model's parameters are.
         dynamic_shapes: as `torch.export` takes it, or ``{"x": {0: "batch"}}``. None: the first
             axis is dynamic where that works.
@@ -151,7 +160,7 @@ def convert(
         tune_budget_s=tune_budget_s, verify=verify, progress=progress,
     )
     calibrated = calibration_from_options(
-        calibration, calibration_method, calibration_batches, calibration_table
+        calibration, calibration_method, calibration_batches, calibration_table, quantize_with
     )
     needs_calibration(config.precision, calibrated, is_captured=inputs is not None)
     cache = _timing_cache(timing_cache)

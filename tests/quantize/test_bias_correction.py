@@ -218,7 +218,7 @@ def test_the_table_alone_gives_the_same_engine(deep, images, cache, tmp_path):
     made.calibration_table.save(tmp_path / "table.json")
     again = convert(deep, images, cache, calibration=tmp_path / "table.json")
     assert engine_to_bytes(again.engine) == wanted
-    assert again.calibration_table == made.calibration_table
+    assert again.calibration_table.corrections == made.calibration_table.corrections
     assert made.calibration_table.with_method("mse").corrections == {}
     merged = made.calibration_table.merge(again.calibration_table)
     assert merged.corrections == {}
@@ -235,7 +235,7 @@ def test_corrections_are_an_option(deep, images, cache):
 
 def convert(model, images, cache, **options):
     return torch2rt.convert(
-        copy.deepcopy(model), images, precision="int8", calibration_method="minmax",
+        copy.deepcopy(model), images, precision={"*": "int8"}, calibration_method="minmax",
         timing_cache=cache, threads=1, progress=False, **options,
     )
 

@@ -30,8 +30,8 @@ _FLOAT16_SAFE = 65504.0 / 2
 
 # What may be corrected of quantized layers, and what is unless a user says otherwise.
 CORRECTIONS = ("bias_correction", "rounding")
-DEFAULT_CORRECTIONS: tuple[str, ...] = ()
-_SAMPLES = 32  # that corrections are made of
+DEFAULT_CORRECTIONS = ("rounding",)
+_SAMPLES = 16  # that corrections are made of
 
 _TABLES = (CalibrationTable, str, os.PathLike)
 Source: TypeAlias = "CalibrationTable | CalibrationLoader"

@@ -81,14 +81,15 @@ class CalibrationTable:
 
     Names are those of the tensors of the optimised float32 network: module paths, numbered where
     a module gives several. ``corrections`` are of layers, by the names of their outputs; they were
-    made with these ranges, and a table that is merged or gets another method has none.
+    made with these ranges and of samples: a table that is merged or gets another method has none,
+    and tables of equal ranges are equal.
     """
 
     fingerprint: str
     method: str
     samples: int
     rows: Mapping[str, Row]
-    corrections: Mapping[str, Correction] = field(default_factory=dict)
+    corrections: Mapping[str, Correction] = field(default_factory=dict, compare=False)
 
     def range(self, name: str) -> Range | None:
         """Threshold and sign of a tensor; None for one that is not to be quantized."""
