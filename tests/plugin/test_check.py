@@ -68,6 +68,28 @@ def test_a_misdeed_is_told_by_name(arrays, reason, tmp_path):
         convert(arrays, tmp_path)
 
 
+def test_an_error_of_the_device_is_told_by_name(tmp_path, monkeypatch):
+    rt = convert(doubled, tmp_path)
+    backend = type(rt.engine.backend)
+    runner = backend.runner
+
+    def failing(self, calls):
+        run = runner(self, calls)
+        is_plugin = "NumpyCall" in repr(calls) and calls[0][0].__name__ == "run"
+
+        def fail():
+            run()
+            if is_plugin:
+                raise OSError("an illegal memory access was encountered")
+
+        return fail
+
+    monkeypatch.setattr(backend, "runner", failing)
+    with pytest.raises(PluginError, match=r"plugin 't_check::doubled', layer doubled .*: its run "
+                       rf"ends in OSError: an illegal memory access was encountered. {GIVEN}"):
+        rt.check_plugins(X)
+
+
 def test_a_good_plugin_passes_and_can_be_checked_again(tmp_path):
     rt = convert(doubled, tmp_path)
     assert rt.check_plugins(X) == ["doubled"]

@@ -21,7 +21,7 @@ from torch2rt.backends.buffer import Buffer
 from torch2rt.backends.spec import TensorSpec
 from torch2rt.engine.context import Context, Step
 from torch2rt.engine.engine import Engine
-from torch2rt.errors import DeviceError, PluginError
+from torch2rt.errors import PluginError
 from torch2rt.inspect.bisect import bind_context
 from torch2rt.layers.plugin import Plugin
 from torch2rt.network.dtype import Array, DType
@@ -124,8 +124,10 @@ class _Guarded:
         try:
             self.backend.runner(calls)()
             found = [self._checked(block) for block in blocks]
-        except DeviceError as error:
-            raise self._error(f"its run ends in an error ({error.facts['reason']})") from error
+        except PluginError:
+            raise
+        except Exception as error:  # whatever the device's libraries raise: a fault, a bad launch
+            raise self._error(f"its run ends in {type(error).__name__}: {error}") from error
         return found[len(blocks) - 1 - len(self.outputs) : -1]
 
     def _checked(self, block: _Block) -> Array:

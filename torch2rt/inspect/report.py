@@ -57,6 +57,10 @@ def report_data(engine: Engine) -> dict[str, Any]:
             }
             for layer in engine.network.layers
         ],
+        "plugins": [
+            [layer.name, layer.kind.plugin, layer.kind.version, layer.kind.package]
+            for layer in engine.network.layers if isinstance(layer.kind, Plugin)
+        ],
         "plans": [plan.to_json() for plan in engine.plans],
         "steps": [[asdict(row) for row in step_rows(engine, plan)] for plan in engine.plans],
         **engine.report,
