@@ -41,8 +41,8 @@ def raw_leaky(inputs, outputs, attributes):
     import cupy
 
     kernel = cupy.RawKernel(
-        SOURCE.replace("in0_t", "float").replace("out0_t", "float").replace("to_float", "")
-        .replace("from_<float>", ""), "leaky",
+        SOURCE.replace("in0_t", "float").replace("out0_t", "float")
+        .replace("from_float<float>", "").replace("to_float", ""), "leaky",
     )
     size = inputs[0].size
     kernel((-(-size // 256),), (256,), (
