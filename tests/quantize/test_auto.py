@@ -17,7 +17,8 @@ from torch2rt.quantize.held_out import hold_out
 from torch2rt.quantize.loader import CalibrationLoader
 from torch2rt.quantize.metric import closeness
 from torch2rt.quantize.mix import Mix
-from torch2rt.quantize.variants import Variant
+from torch2rt.quantize.step_times import StepTimes
+from torch2rt.quantize.variants import Tried, Variant
 
 
 class FakeTimes:
@@ -33,7 +34,7 @@ class FakeTimes:
     def predicted_us(self, layers):
         return 100.0 - sum(self.gains[name] for name in layers)
 
-    def observe(self, engine, layers):
+    def observe(self, steps, layers):
         """Nothing new."""
 
     def of_layer(self, name):
@@ -62,7 +63,8 @@ class FakeVariants:
         layers = frozenset("abc") if mix.layers is None else mix.layers
         known = self.times.get(mix.beside if not layers else "")
         time_us = FakeTimes().predicted_us(layers) if known is None else known
-        return Variant(mix, layers, FakeEngine(mix.beside, layers), time_us)
+        tried = Tried(mix, layers, time_us, StepTimes({}))
+        return Variant(tried, FakeEngine(mix.beside, layers))
 
 
 class FakeJudge:
@@ -107,20 +109,20 @@ def test_the_fastest_mix_within_the_budget_is_found(lowest, want, fakes):
     noise = {"a": 0.5, "b": 0.001, "c": 0.01}
     judge = FakeJudge(lowest, noise)
     best = best_within_budget(FakeVariants(), judge, lambda names: noise)
-    assert best.layers == set(want)
+    assert best.tried.layers == set(want)
     assert judge.score(best.engine) >= lowest
 
 
 def test_a_uniform_precision_that_is_faster_wins(fakes):
     judge = FakeJudge(0.9, dict.fromkeys("abc", 0.01), bf16=0.0)
     best = best_within_budget(FakeVariants(bf16=5.0), judge, lambda names: {})
-    assert (best.mix.beside, best.layers) == ("bf16", frozenset())
+    assert (best.tried.mix.beside, best.tried.layers) == ("bf16", frozenset())
 
 
 def test_where_nothing_is_within_the_most_exact_is_given(fakes):
     judge = FakeJudge(1.1, dict.fromkeys("abc", 0.01))
     best = best_within_budget(FakeVariants(), judge, lambda names: dict.fromkeys("abc", 0.01))
-    assert best.mix == Mix(frozenset(), "fp32")
+    assert best.tried.mix == Mix(frozenset(), "fp32")
 
 
 # ---- what is held out -------------------------------------------------------------------------

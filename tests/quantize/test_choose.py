@@ -20,11 +20,12 @@ from torch2rt.network.dtype import DType
 from torch2rt.passes.base import Log
 from torch2rt.passes.pipeline import optimize
 from torch2rt.quantize.calibrator import Observations, observe_batches, table_of
-from torch2rt.quantize.choose import chooses_by_time, fastest_of, fastest_variant
+from torch2rt.quantize.choose import chooses_by_time, fastest_variant
 from torch2rt.quantize.mix import Mix
 from torch2rt.quantize.overrides import parse_precision
+from torch2rt.quantize.step_times import StepTimes
 from torch2rt.quantize.steps import set_precision
-from torch2rt.quantize.variants import Variant, Variants
+from torch2rt.quantize.variants import Tried, Variants
 
 X = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -104,7 +105,7 @@ def times(a, b, c):
 )
 def test_each_layer_gets_what_is_faster(int8_us, float_us, want):
     best = fastest_variant(variants_of(Chain, int8_us, float_us))
-    assert best.layers == set(want)
+    assert best.tried.layers == set(want)
     stored = {
         layer.name for layer in best.engine.network.layers
         if layer.kind.name == "convolution" and layer.inputs[0].dtype is not DType.FLOAT32
@@ -120,10 +121,10 @@ def test_conversions_between_layers_are_counted(conversion_us, want):
         Fork, times(90, 10, 90), times(10, 50, 10), other_us=conversion_us
     )
     best = fastest_variant(made)
-    assert best.layers == set(want)
+    assert best.tried.layers == set(want)
     points = best.engine.report["choice"]["points"]
     assert sum(point["is_chosen"] for point in points) == 1
-    assert all(point["time_us"] >= best.time_us for point in points)
+    assert all(point["time_us"] >= best.tried.time_us for point in points)
 
 
 def test_the_report_says_what_each_layer_got_and_why():
@@ -140,13 +141,15 @@ def test_the_report_says_what_each_layer_got_and_why():
 def test_whole_runs_decide_where_they_are_timed():
     """The steps say that 8 bits are faster; the device says that all take alike, so they stay."""
     made = variants_of(Chain, times(90, 90, 90), times(10, 10, 10), plan_us={1: 50.0})
-    assert fastest_variant(made).layers == set("abc")
+    assert fastest_variant(made).tried.layers == set("abc")
 
 
 def test_a_gain_within_the_noise_changes_nothing():
-    first, second = (Variant(Mix(), frozenset(), None, us) for us in (100.0, 99.5))
-    assert fastest_of([first, second]) is first
-    assert fastest_of([second, Variant(Mix(), frozenset(), None, 90.0)]).time_us == 90.0
+    first, second, third = (
+        Tried(Mix(), frozenset(), us, StepTimes({})) for us in (100.0, 99.5, 90.0)
+    )
+    assert not second.is_faster_than(first)
+    assert third.is_faster_than(second)
 
 
 def test_a_dict_is_followed_and_a_time_budget_leaves_no_choice():

@@ -18,11 +18,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from torch2rt.quantize.choose import choices, fastest_of, layer_times, point_of
+from torch2rt.engine.engine import Engine
+from torch2rt.quantize.choose import choices, layer_times, point_of
 from torch2rt.quantize.layer_times import LayerTimes
 from torch2rt.quantize.metric import Judge
 from torch2rt.quantize.mix import Mix
-from torch2rt.quantize.variants import Variant, Variants
+from torch2rt.quantize.variants import Tried, Variant, Variants
 
 Noise: TypeAlias = Mapping[str, float]
 
@@ -35,38 +36,41 @@ _PRICES = tuple(10 ** (exponent / 4) for exponent in range(-12, 25))
 
 @dataclass(frozen=True)
 class Scored:
-    """A variant with its score; ``is_within`` the budget or not."""
+    """What was tried with its score; ``is_within`` the budget or not."""
 
-    variant: Variant
+    tried: Tried
     score: float
     is_within: bool
 
+    def is_better_than(self, other: Scored) -> bool:
+        """Whether it is faster within the budget, or beyond it more exact."""
+        if self.is_within and other.is_within:
+            return self.tried.is_faster_than(other.tried)
+        return self.score > other.score if not other.is_within else False
+
 
 class _Search:
-    """The variants that were tried."""
+    """What was tried, and the engine that is best so far."""
 
     def __init__(self, variants: Variants, judge: Judge) -> None:
         self.variants, self.judge = variants, judge
-        self.tried: list[Scored] = []
+        self.scored: list[Scored] = []
+        self.best: Scored | None = None
+        self.engine: Engine | None = None
 
     def make(self, mix: Mix) -> Scored:
         """Build, time and score a mix, or find it among those that were."""
-        for known in self.tried:
-            layers = (known.variant.layers, known.variant.mix.layers)
-            if mix.layers in layers and mix.beside == known.variant.mix.beside:
+        for known in self.scored:
+            layers = (known.tried.layers, known.tried.mix.layers)
+            if mix.layers in layers and mix.beside == known.tried.mix.beside:
                 return known
         variant = self.variants.make(mix)
         score = self.judge.score(variant.engine)
-        self.tried.append(Scored(variant, score, score >= self.judge.lowest))
-        return self.tried[-1]
-
-    def best(self) -> Scored:
-        """The fastest within the budget; the most exact where nothing is."""
-        within = [scored for scored in self.tried if scored.is_within]
-        if not within:
-            return max(self.tried, key=lambda scored: scored.score)
-        fastest = fastest_of([scored.variant for scored in within])
-        return next(scored for scored in within if scored.variant is fastest)
+        scored = Scored(variant.tried, score, score >= self.judge.lowest)
+        self.scored.append(scored)
+        if self.best is None or scored.is_better_than(self.best):
+            self.best, self.engine = scored, variant.engine
+        return scored
 
 
 def best_within_budget(
@@ -77,25 +81,25 @@ def best_within_budget(
     ``noise_of`` tells what layers lose, which is asked only where it decides.
     """
     search = _Search(variants, judge)
-    floats = [search.make(Mix(frozenset(), name)) for name in _FLOATS[variants.target]]
+    floats = {name: search.make(Mix(frozenset(), name)) for name in _FLOATS[variants.target]}
     search.make(Mix(None, variants.beside))
-    beside = min(
-        (scored for scored in floats if scored.is_within), default=floats[-1],
-        key=lambda scored: scored.variant.time_us,
-    )
-    everywhere = search.make(Mix(None, beside.variant.mix.beside))
+    within = [name for name, scored in floats.items() if scored.is_within]
+    beside = min(within or [EXACT], key=lambda name: floats[name].tried.time_us)
+    everywhere = search.make(Mix(None, beside)).tried
     noise: Noise = {}
     times: LayerTimes | None = None
-    if everywhere.variant.layers:
-        times = layer_times(variants, [everywhere.variant, beside.variant])
-        noise = _try_mixes(search, times, beside.variant.mix.beside, noise_of)
-    best = search.best()
-    best.variant.engine.report["choice"] = _report(search, times, best, noise)
-    return best.variant
+    if everywhere.layers:
+        times = layer_times(variants, everywhere, beside)
+        times.observe(floats[beside].tried.steps, frozenset())
+        noise = _try_mixes(search, times, beside, noise_of)
+    assert search.best is not None
+    assert search.engine is not None
+    search.engine.report["choice"] = _report(search, times, search.best, noise)
+    return Variant(search.best.tried, search.engine)
 
 
 def _try_mixes(
-    search: _Search, times: LayerTimes, beside: str | None,
+    search: _Search, times: LayerTimes, beside: str,
     noise_of: Callable[[list[str]], Noise],
 ) -> Noise:
     """Try the fastest mix, and where it loses too much, those between it and none in 8 bits."""
@@ -104,7 +108,7 @@ def _try_mixes(
         scored = search.make(Mix(fastest, beside))
         if not scored.is_within:
             break
-        times.observe(scored.variant.engine, fastest)
+        times.observe(scored.tried.steps, fastest)
     else:
         return {}
     noise = noise_of(times.names)
@@ -113,7 +117,7 @@ def _try_mixes(
     while low < high:
         middle = (low + high) // 2
         scored = search.make(Mix(mixes[middle], beside))
-        times.observe(scored.variant.engine, mixes[middle])
+        times.observe(scored.tried.steps, mixes[middle])
         low, high = (low, middle) if scored.is_within else (middle + 1, high)
     return noise
 
@@ -143,24 +147,24 @@ def _report(
 
     On the curve nothing that is faster scores as high.
     """
-    order = sorted(search.tried, key=lambda scored: scored.variant.time_us)
+    order = sorted(search.scored, key=lambda scored: scored.tried.time_us)
     points = [
         {
-            **point_of(scored.variant, best.variant), "metric": scored.score,
+            **point_of(scored.tried, best.tried), "metric": scored.score,
             "is_within": scored.is_within,
             "is_on_curve": all(scored.score > faster.score for faster in order[:number]),
         }
         for number, scored in enumerate(order)
     ]
-    why = {name: _why(name, best.variant, times, noise) for name in noise}
-    rows = choices(search.variants, times, best.variant, why) if times is not None else []
+    why = {name: _why(name, best.tried, times, noise) for name in noise}
+    rows = choices(search.variants, times, best.tried, why) if times is not None else []
     return {
         "budget": search.judge.summary, "points": points,
         "layers": [{**row.to_json(), "noise_db": _decibels(noise.get(row.layer))} for row in rows],
     }
 
 
-def _why(name: str, best: Variant, times: LayerTimes | None, noise: Noise) -> str:
+def _why(name: str, best: Tried, times: LayerTimes | None, noise: Noise) -> str:
     assert times is not None
     timed, loss = times.of_layer(name), _decibels(noise[name])
     lost = "and loses nothing" if loss is None else f"and alone loses {loss:.0f} dB"

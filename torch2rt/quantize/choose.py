@@ -9,7 +9,7 @@ in 8 bits is never slower than one in float.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch2rt.config import BuildConfig
 from torch2rt.quantize.layer_times import LayerTimes
 from torch2rt.quantize.mix import INT8, Mix
 from torch2rt.quantize.table import CalibrationTable
-from torch2rt.quantize.variants import Variant, Variants
+from torch2rt.quantize.variants import Tried, Variant, Variants
 
 logger = logging.getLogger(__name__)
 
@@ -25,8 +25,6 @@ logger = logging.getLogger(__name__)
 _MIXES = 2
 _NEIGHBOURS = "its neighbours have it, and a conversion costs more"
 _WHOLE = "the engine as a whole is faster so"
-# A mix that takes at most this part of another's time is faster, whatever the noise.
-_SURELY = 0.99
 _FLOAT_BYTES = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2}
 
 
@@ -58,55 +56,44 @@ def chooses_by_time(config: BuildConfig, table: CalibrationTable | None) -> bool
 def fastest_variant(variants: Variants) -> Variant:
     """The fastest engine of all mixes that were tried; its report tells why."""
     beside = variants.beside
-    everywhere = variants.make(Mix(None, beside))
-    if not everywhere.layers:
-        return everywhere
-    nowhere = variants.make(Mix(frozenset(), beside))
-    times = layer_times(variants, [everywhere, nowhere])
-    points = [everywhere, nowhere]
-    for _ in range(_MIXES):
-        layers = times.fastest()
-        if layers in [point.layers for point in points]:
-            break
-        points.append(variants.make(Mix(layers, beside)))
-        times.observe(points[-1].engine, layers)
-    best = fastest_of(points)
+    best = variants.make(Mix(None, beside))
+    if not best.tried.layers:
+        return best
+    tried = [best.tried]
+    mix = Mix(frozenset(), beside)
+    times = layer_times(variants, best.tried, beside)
+    while len(tried) <= 1 + _MIXES and mix.layers not in [known.layers for known in tried]:
+        made = variants.make(mix)
+        tried.append(made.tried)
+        times.observe(made.tried.steps, made.tried.layers)
+        best = made if made.tried.is_faster_than(best.tried) else best
+        mix = Mix(times.fastest(), beside)
     best.engine.report["choice"] = {
-        "points": [point_of(variant, best) for variant in points],
-        "layers": [row.to_json() for row in choices(variants, times, best)],
+        "points": [point_of(known, best.tried) for known in tried],
+        "layers": [row.to_json() for row in choices(variants, times, best.tried)],
     }
     return best
 
 
-def fastest_of(points: Sequence[Variant]) -> Variant:
-    """The fastest, an earlier one where others gain no more than timing is off."""
-    best = points[0]
-    for point in points[1:]:
-        if point.time_us < best.time_us * _SURELY:
-            best = point
-    return best
-
-
-def layer_times(variants: Variants, built: Collection[Variant]) -> LayerTimes:
-    """The times of layers that variants of one network show."""
-    beside = next(iter(built)).mix.beside or variants.beside
-    names = frozenset().union(*(variant.layers for variant in built))
-    times = LayerTimes(variants.network, names, variants.symbols, _FLOAT_BYTES[beside])
-    for variant in built:
-        times.observe(variant.engine, variant.layers)
+def layer_times(variants: Variants, everywhere: Tried, beside: str) -> LayerTimes:
+    """The times of layers, as far as an engine with 8 bits wherever they can be shows them."""
+    times = LayerTimes(
+        variants.network, everywhere.layers, variants.symbols, _FLOAT_BYTES[beside]
+    )
+    times.observe(everywhere.steps, everywhere.layers)
     return times
 
 
-def point_of(variant: Variant, best: Variant) -> dict[str, Any]:
-    """A variant in the report."""
+def point_of(tried: Tried, best: Tried) -> dict[str, Any]:
+    """What was tried, in the report."""
     return {
-        "name": variant.label, "time_us": round(variant.time_us, 3),
-        "int8_layers": len(variant.layers), "is_chosen": variant is best,
+        "name": tried.label, "time_us": round(tried.time_us, 3),
+        "int8_layers": len(tried.layers), "is_chosen": tried is best,
     }
 
 
 def choices(
-    variants: Variants, times: LayerTimes, best: Variant, why: Mapping[str, str] | None = None
+    variants: Variants, times: LayerTimes, best: Tried, why: Mapping[str, str] | None = None
 ) -> list[LayerChoice]:
     """What each layer got that can have 8 bits, and the reason: times, where none is given."""
     beside = best.mix.beside or variants.beside

@@ -15,11 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from torch2rt.build.select import Costs, cheapest, total_cost
-from torch2rt.engine.context import step_spec
-from torch2rt.engine.engine import Engine
 from torch2rt.engine.specs import tensor_spec
 from torch2rt.network.network import Network
 from torch2rt.network.tensor import Tensor
+from torch2rt.quantize.step_times import StepTimes
 from torch2rt.quantize.stores import stores_of
 
 # No mix that needs this is chosen.
@@ -67,11 +66,13 @@ class LayerTimes:
 
     # ---- what engines show -----------------------------------------------------------------
 
-    def observe(self, engine: Engine, chosen: Collection[str]) -> None:
+    def observe(self, steps: StepTimes, chosen: Collection[str]) -> None:
         """Take in the times of an engine in which these layers have 8 bits."""
+        self._bytes_per_us = max(self._bytes_per_us, steps.bytes_per_us)
+        self._least_us = min(self._least_us or steps.least_us, steps.least_us)
         others: defaultdict[int, float] = defaultdict(float)
         conversions: defaultdict[int, float] = defaultdict(float)
-        for name, time_us in self._step_times(engine).items():
+        for name, time_us in steps.by_layer.items():
             members = self._members(name)
             for member in members:
                 key = (member, member in chosen, self._writes_int8(member, chosen))
@@ -85,21 +86,6 @@ class LayerTimes:
             self._others[number, store.is_int8(chosen)] = others[number]
             if store.is_converted(chosen):
                 self._conversions[number] = conversions[number]
-
-    def _step_times(self, engine: Engine) -> dict[str, float]:
-        """Microseconds by layer, in all plans together."""
-        layers = {layer.name: layer for layer in engine.network.layers}
-        times: defaultdict[str, float] = defaultdict(float)
-        for plan in engine.plans:
-            for step in plan.steps:
-                times[step.layer] += step.time_us
-                spec = step_spec(plan, step, layers)
-                moved = sum(t.size_bytes for t in (*spec.inputs, *spec.outputs))
-                if step.time_us > 0:
-                    self._bytes_per_us = max(self._bytes_per_us, moved / step.time_us)
-                    self._least_us = min(self._least_us or step.time_us, step.time_us)
-        times.pop("", None)  # reformats
-        return times
 
     def _members(self, name: str) -> tuple[str, ...]:
         """The contractions that a layer was made from: itself, or merged siblings."""

@@ -40,7 +40,7 @@ def build_in_precision(
                 device=torch.device(backend.device), progress=config.progress,
             ))
         engine = best.engine
-        quality = quality_of_layers(network, config, table, backend, tensors, best.mix)
+        quality = quality_of_layers(network, config, table, backend, tensors, best.tried.mix)
     else:
         quality = quality_of_layers(network, config, table, backend, tensors)
         engine = build(

@@ -15,23 +15,27 @@ from torch2rt.network.network import Network
 from torch2rt.passes.base import Log
 from torch2rt.quantize.insert import NAME as QUANTIZE
 from torch2rt.quantize.mix import INT8, USUAL_FLOAT, Mix
+from torch2rt.quantize.step_times import StepTimes, step_times
 from torch2rt.quantize.steps import set_precision
 from torch2rt.quantize.table import CalibrationTable
 
 logger = logging.getLogger(__name__)
+
+# What takes at most this part of another's time is faster, whatever the noise.
+_SURELY = 0.99
 
 # An engine of a network, which it may change, called by a precision; the log is for its report.
 Build: TypeAlias = Callable[[Network, Log, str], Engine]
 
 
 @dataclass(frozen=True)
-class Variant:
-    """An engine, and what it takes per run; ``layers`` have 8 bits, by their calibrated names."""
+class Tried:
+    """What a mix takes per run; ``layers`` have 8 bits, by their calibrated names."""
 
     mix: Mix
     layers: frozenset[str]
-    engine: Engine
     time_us: float
+    steps: StepTimes
 
     @property
     def label(self) -> str:
@@ -41,6 +45,18 @@ class Variant:
             return beside
         count = "" if self.mix.layers is None else f"{len(self.layers)} x "
         return f"{count}{INT8} + {beside}"
+
+    def is_faster_than(self, other: Tried) -> bool:
+        """Whether it is, by more than timing may be off."""
+        return self.time_us < _SURELY * other.time_us
+
+
+@dataclass(frozen=True)
+class Variant:
+    """An engine and what is known of it. Engines hold memory: keep the best one only."""
+
+    tried: Tried
+    engine: Engine
 
 
 @dataclass(frozen=True)
@@ -67,6 +83,6 @@ class Variants:
         precision = set_precision(network, self.config, self.table, log, self.target, mix)
         layers = frozenset(fired.layer for fired in log.fired if fired.rule == QUANTIZE)
         engine = self.build(network, log, precision)
-        variant = Variant(mix, layers, engine, engine_time_us(engine))
-        logger.info("%s takes %.1f us", variant.label, variant.time_us)
-        return variant
+        tried = Tried(mix, layers, engine_time_us(engine), step_times(engine))
+        logger.info("%s takes %.1f us", tried.label, tried.time_us)
+        return Variant(tried, engine)
