@@ -85,7 +85,8 @@ class Problem:
     @property
     def block_k(self) -> int:
         """Elements of k per stage."""
-        return ROW_BYTES // self.dtype.itemsize_bytes
+        elements: int = ROW_BYTES // self.dtype.itemsize_bytes
+        return elements
 
     @property
     def steps(self) -> int:
@@ -183,7 +184,8 @@ def estimate_us(problem: Problem, block_n: int) -> float:
 
 def _pairs(problem: Problem, block_n: int, shares_a: bool) -> int:
     """Pairs of tiles that cover the result."""
-    rows, columns = math.ceil(problem.m / BLOCK_M), math.ceil(problem.n / block_n)
+    rows: int = math.ceil(problem.m / BLOCK_M)
+    columns: int = math.ceil(problem.n / block_n)
     return rows * math.ceil(columns / 2) if shares_a else math.ceil(rows / 2) * columns
 
 
