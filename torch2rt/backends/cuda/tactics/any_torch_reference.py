@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch2rt.backends.buffer import Buffer
@@ -27,6 +28,8 @@ class TorchReference(Tactic):
 
     def supports(self, spec: LayerSpec) -> Refusal | None:
         """Every layer, where torch can use the GPU."""
+        if find_spec("torch") is None:
+            return Refusal("torch is not installed")
         if not torch.cuda.is_available():
             return Refusal("torch is installed without CUDA")
         return None
