@@ -21,6 +21,7 @@ from torch2rt.passes.base import Log
 from torch2rt.passes.pipeline import optimize
 from torch2rt.quantize.calibrator import Observations, observe_batches, table_of
 from torch2rt.quantize.choose import chooses_by_time, fastest_variant
+from torch2rt.quantize.layer_times import LayerTimes
 from torch2rt.quantize.mix import Mix
 from torch2rt.quantize.overrides import parse_precision
 from torch2rt.quantize.step_times import StepTimes
@@ -125,6 +126,35 @@ def test_conversions_between_layers_are_counted(conversion_us, want):
     points = best.engine.report["choice"]["points"]
     assert sum(point["is_chosen"] for point in points) == 1
     assert all(point["time_us"] >= best.tried.time_us for point in points)
+
+
+def test_what_a_mix_shows_of_conversions_and_reformats_decides_the_next():
+    """8 bits in b alone gain 40 us, until a mix has shown what the border costs."""
+    network, _, symbols = calibrated(Fork)
+    times = LayerTimes(network, set("abc"), symbols, 4)
+    times.observe(StepTimes({"a": 50.0, "b": 10.0, "c": 90.0}, 1e6, 1.0), set("abc"))
+    times.observe(StepTimes({"a": 10.0, "b": 50.0, "c": 10.0}, 1e6, 1.0), set())
+    assert times.fastest() == {"b"}
+    for shown in ("restored", "restored.reformat", "uint8.reformat"):
+        mixed = StepTimes({"a": 10.0, "b": 10.0, "c": 10.0, f"a.{shown}": 45.0})
+        times.observe(mixed, {"b"})
+        assert times.fastest() == set()
+        times.observe(StepTimes({"a": 10.0, "b": 10.0, "c": 10.0, f"a.{shown}": 35.0}), {"b"})
+        assert times.fastest() == {"b"}
+    assert times.predicted_us({"b"}) == pytest.approx(65)
+    assert times.predicted_us(set()) == pytest.approx(70)
+    assert times.predicted_us(set("abc")) == pytest.approx(150)
+
+
+def test_siblings_that_were_merged_are_decided_together():
+    network, _, symbols = calibrated(Fork)
+    times = LayerTimes(network, set("abc"), symbols, 4)
+    times.observe(StepTimes({"a": 50.0, "b": 10.0, "c": 50.0}, 1e6, 1.0), set("abc"))
+    times.observe(StepTimes({"a": 10.0, "b-c": 30.0}, 1e6, 1.0), set())
+    assert times.fastest() == set()
+    assert times.of_layer("b").float_us == pytest.approx(15, abs=0.1)
+    times.observe(StepTimes({"a": 10.0, "b-c": 90.0}, 1e6, 1.0), set())
+    assert times.fastest() == {"b", "c"}
 
 
 def test_the_report_says_what_each_layer_got_and_why():

@@ -106,9 +106,9 @@ def _try_mixes(
     for _ in range(2):
         fastest = times.fastest()
         scored = search.make(Mix(fastest, beside))
+        times.observe(scored.tried.steps, fastest)
         if not scored.is_within:
             break
-        times.observe(scored.tried.steps, fastest)
     else:
         return {}
     noise = noise_of(times.names)
@@ -167,7 +167,7 @@ def _report(
 def _why(name: str, best: Tried, times: LayerTimes | None, noise: Noise) -> str:
     assert times is not None
     timed, loss = times.of_layer(name), _decibels(noise[name])
-    lost = "and loses nothing" if loss is None else f"and alone loses {loss:.0f} dB"
+    lost = "and lose nothing" if loss is None else f"at a noise of {loss:.0f} dB"
     gain_us = timed.float_us - timed.int8_us
     if name in best.layers:
         return f"8 bits gain {gain_us:.1f} us {lost}"

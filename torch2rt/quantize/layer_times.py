@@ -97,10 +97,16 @@ class LayerTimes:
         return members
 
     def _store_of_step(self, name: str) -> int | None:
-        """The store that a layer without a choice goes with: of what it reads."""
+        """The store that a layer without a choice goes with: of what it reads.
+
+        Those that have come in since are named after their tensors: x.int8, x.restored.reformat.
+        """
         layer = self._layers.get(name)
-        tensors = [t.name for t in layer.inputs] if layer is not None else [name.rpartition(".")[0]]
-        store = next((self._by_tensor[t] for t in tensors if t in self._by_tensor), None)
+        names = [tensor.name for tensor in layer.inputs] if layer is not None else []
+        while layer is None and name:
+            name = name.rpartition(".")[0]
+            names.append(name)
+        store = next((self._by_tensor[found] for found in names if found in self._by_tensor), None)
         return None if store is None else self._number[id(store)]
 
     # ---- what they say ---------------------------------------------------------------------

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 from torch2rt.engine.context import step_spec
 from torch2rt.engine.engine import Engine
+from torch2rt.engine.plan import REFORMAT
 
 
 @dataclass(frozen=True, slots=True)
 class StepTimes:
-    """Microseconds by layer, all tuned shapes together, reformats left out.
+    """Microseconds by layer, all tuned shapes together; of reformats, by ``<tensor>.reformat``.
 
     ``bytes_per_us`` is the most that a step moves, ``least_us`` the shortest step.
     """
@@ -29,12 +30,12 @@ def step_times(engine: Engine) -> StepTimes:
     most, least = 0.0, 0.0
     for plan in engine.plans:
         for step in plan.steps:
-            by_layer[step.layer] += step.time_us
+            name = step.layer or f"{plan.tensors[step.inputs[0]].name}.{REFORMAT}"
+            by_layer[name] += step.time_us
             if step.time_us <= 0:
                 continue
             spec = step_spec(plan, step, layers)
             moved = sum(tensor.size_bytes for tensor in (*spec.inputs, *spec.outputs))
             most = max(most, moved / step.time_us)
             least = min(least or step.time_us, step.time_us)
-    by_layer.pop("", None)
     return StepTimes(dict(by_layer), most, least)
