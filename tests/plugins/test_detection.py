@@ -28,29 +28,41 @@ class Levels(nn.Module):
 
 
 def spread(model):
-    """Weights that give scores of all sizes, and boxes beside their anchors."""
-    for name, layer in model.named_modules():
+    """Weights that give scores of all sizes, none of them 1, and boxes beside their anchors."""
+    for layer in model.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight)
-            if "regression" in name and "conv." not in name:
-                layer.weight.data *= 0.1
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
-    return model.eval()
+    model.eval()
+    head = model.head
+    with torch.no_grad():
+        images, _ = model.transform([torch.rand(3, 60, 90)])
+        features = list(model.backbone(images.tensors).values())
+        if isinstance(model, SSD):
+            scores = zip(head.classification_head.module_list, features, strict=True)
+            offsets = zip(head.regression_head.module_list, features, strict=True)
+            for last, feature in (*scores, *offsets):
+                last.weight *= 1 / last(feature).std()
+        else:
+            found = head(features)
+            head.classification_head.cls_logits.weight *= 1 / found["cls_logits"].std()
+            head.regression_head.bbox_reg.weight *= 1 / found["bbox_regression"].std()
+    return model
 
 
 def small_ssd():
     boxes = DefaultBoxGenerator([[2], [2, 3]], scales=[0.2, 0.5, 0.9], steps=[4, 8])
     backbone = Levels()
     backbone.out_channels = [8, 8]
-    return spread(SSD(backbone, boxes, (72, 56), 5, topk_candidates=60))
+    return spread(SSD(backbone, boxes, (72, 56), 5, topk_candidates=60, detections_per_img=20))
 
 
 def small_retinanet():
     anchors = AnchorGenerator(((8, 12), (24, 32)), ((0.5, 1.0), (0.5, 1.0)))
     return spread(RetinaNet(
         Levels(), 6, min_size=48, max_size=80, anchor_generator=anchors, topk_candidates=150,
-        detections_per_img=40,
+        detections_per_img=20,
     ))
 
 
@@ -84,6 +96,7 @@ def test_whole_detectors(name):
     else:
         model = spread(retinanet_resnet50_fpn(
             weights=None, weights_backbone=None, num_classes=11, min_size=224, max_size=320,
+            detections_per_img=50,
         ))
     images = torch.rand(1, 3, 240, 320)
     with torch.no_grad():
