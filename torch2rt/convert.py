@@ -118,8 +118,9 @@ def convert(
             that is held out.
         calibration_batches: at most so many batches are taken. None: all.
         calibration_table: a table that calibration goes on from.
-        quantize_with: what is corrected of quantized layers by calibration data:
-            ``"rounding"`` of weights (the default), ``"bias_correction"``, both, or ``()``.
+        quantize_with: what is done with calibration data besides ranges: ``"rounding"`` of weights
+            by what a layer gives (the default), ``"equalize"`` ranges of channels,
+            ``"bias_correction"``; several, or ``()``.
         device: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``; default: where the model's parameters are.
         dynamic_shapes: as `torch.export` takes it, or ``{"x": {0: "batch"}}``. None: the first
             axis is dynamic where that works.

@@ -243,7 +243,7 @@ def convert(model, images, cache, **options):
 @pytest.mark.parametrize("given", ["adaround", ("bias_correction", "luck"), 3])
 def test_unknown_corrections_are_refused(given, deep, images):
     with pytest.raises(ConfigError, match=r"quantize_with=.* is not valid: unknown value\. Use "
-                       r"some of 'bias_correction', 'rounding'"):
+                       r"some of 'equalize', 'bias_correction', 'rounding'"):
         torch2rt.convert(deep, images, precision="int8", calibration=[images],
                          quantize_with=given)
 

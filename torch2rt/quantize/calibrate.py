@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import TypeAlias
 
 import torch
@@ -21,6 +23,8 @@ from torch2rt.quantize.calibrator import (
     observe_batches,
     table_of,
 )
+from torch2rt.quantize.equalize import Scales, equalize, find_scales
+from torch2rt.quantize.errors import CalibrationError
 from torch2rt.quantize.loader import CalibrationLoader, network_inputs
 from torch2rt.quantize.table import CalibrationTable
 from torch2rt.quantize.thresholds import BEST, DEFAULT_METHOD, parse_method
@@ -29,7 +33,7 @@ from torch2rt.quantize.thresholds import BEST, DEFAULT_METHOD, parse_method
 _FLOAT16_SAFE = 65504.0 / 2
 
 # What may be corrected of quantized layers, and what is unless a user says otherwise.
-CORRECTIONS = ("bias_correction", "rounding")
+CORRECTIONS = ("equalize", "bias_correction", "rounding")
 DEFAULT_CORRECTIONS = ("rounding",)
 _SAMPLES = 16  # that corrections are made of
 
@@ -108,6 +112,8 @@ def calibrate(
         known = calibration.source
     if known is not None:
         known.check_fits(fingerprint, observable_names(network), calibration.where)
+    if known is not None:
+        _equalize(network, known, calibration.where)
     if isinstance(calibration.source, CalibrationTable):
         return calibration.source
     observations = Observations.of_table(known) if known is not None else Observations()
@@ -118,6 +124,9 @@ def calibrate(
     held: list[Inputs] = []
     if calibration.method == BEST:
         inputs = _hold_out(inputs, held)
+    scales: Scales = known.scales if known is not None else {}
+    if correct is not None and "equalize" in calibration.corrections and known is None:
+        scales, inputs = _equalized(network, inputs, device)
     kept = _Kept(network)
     if correct is not None and calibration.corrections:
         inputs = kept.watching(inputs)
@@ -130,6 +139,7 @@ def calibrate(
         network, observations, fingerprint=fingerprint, before=known,
         method=DEFAULT_METHOD if is_best else calibration.method,
     )
+    table = dataclasses.replace(table, scales=scales)
     if is_best and evaluate is not None:
         table = best_table(table, evaluate(held))
     samples = kept.samples()
@@ -178,6 +188,15 @@ class _Kept:
                 self._count += max(1, len(next(iter(batch.values()))))
             yield batch
 
+    def taken(self, inputs: Iterator[Inputs]) -> tuple[Inputs, Iterator[Inputs]]:
+        """Enough samples at once, and all batches again."""
+        batches: list[Inputs] = []
+        for batch in self.watching(inputs):
+            batches.append(batch)
+            if not self._is_dynamic or self._count >= _SAMPLES:
+                break
+        return self.samples() or {}, chain(batches, inputs)
+
     def samples(self) -> Inputs | None:
         """All in one batch, None where nothing was kept."""
         if not self._batches or not self._is_dynamic:
@@ -191,6 +210,25 @@ class _Kept:
 def _count(loader: CalibrationLoader, limit: int | None) -> int | None:
     counts = [count for count in (loader.count, limit) if count is not None]
     return min(counts, default=None)
+
+
+def _equalized(
+    network: Network, inputs: Iterator[Inputs], device: torch.device | None
+) -> tuple[Scales, Iterator[Inputs]]:
+    """Rescale channels by what the first samples show; the scales, and all batches again."""
+    first, again = _Kept(network).taken(inputs)
+    scales = find_scales(network, first, device)
+    equalize(network, scales)
+    return scales, again
+
+
+def _equalize(network: Network, table: CalibrationTable, where: str) -> None:
+    try:
+        equalize(network, table.scales)
+    except ValueError as error:
+        raise CalibrationError(
+            where=where, reason=str(error), remedy="Calibrate again: pass a loader.",
+        ) from error
 
 
 def _correction_names(given: object) -> tuple[str, ...]:

@@ -82,6 +82,24 @@ def from_json(data: object) -> Correction:
     return Correction(values, steps)
 
 
+def scales_to_json(scales: Mapping[str, Array]) -> dict[str, str]:
+    """Positive factors of channels by tensor, packed."""
+    return {name: _packed(scales[name].astype("<f4")) for name in sorted(scales)}
+
+
+def scales_from_json(data: object) -> dict[str, Array]:
+    """Inverse of `scales_to_json`; ValueError says what is wrong with anything else."""
+    if not isinstance(data, Mapping):
+        raise ValueError("the scales of channels are no object")
+    scales = {}
+    for name, text in data.items():
+        values = np.frombuffer(_unpacked(text, None), "<f4").astype(np.float32)
+        if not np.isfinite(values).all() or not (values > 0).all():
+            raise ValueError(f"the scales of channels of {name!r} are not positive")
+        scales[name] = values
+    return scales
+
+
 def _packed(values: Array) -> str:
     return base64.b64encode(zlib.compress(values.tobytes(), 9)).decode()
 

@@ -17,7 +17,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch2rt.quantize.corrections import Correction
+from torch2rt.network.dtype import Array
+from torch2rt.quantize.corrections import Correction, scales_to_json
 from torch2rt.quantize.errors import CalibrationError
 from torch2rt.quantize.histogram import NUMERICAL_ZERO
 from torch2rt.quantize.observers import Seen
@@ -82,7 +83,8 @@ class CalibrationTable:
     Names are those of the tensors of the optimised float32 network: module paths, numbered where
     a module gives several. ``corrections`` are of layers, by the names of their outputs; they were
     made with these ranges and of samples: a table that is merged or gets another method has none,
-    and tables of equal ranges are equal.
+    and tables of equal ranges are equal. ``scales`` are those of `torch2rt.quantize.equalize`, by
+    which the network is rescaled before ranges mean what they say.
     """
 
     fingerprint: str
@@ -90,6 +92,7 @@ class CalibrationTable:
     samples: int
     rows: Mapping[str, Row]
     corrections: Mapping[str, Correction] = field(default_factory=dict, compare=False)
+    scales: Mapping[str, Array] = field(default_factory=dict, compare=False)
 
     def range(self, name: str) -> Range | None:
         """Threshold and sign of a tensor; None for one that is not to be quantized."""
@@ -147,6 +150,11 @@ class CalibrationTable:
                 remedy="Merge tables of one model with the same weights.",
             )
         names = [*self.rows, *(name for name in other.rows if name not in self.rows)]
+        if scales_to_json(other.scales) != scales_to_json(self.scales):
+            raise CalibrationError(
+                where="table", reason="it cannot merge with a table of other scales of channels",
+                remedy="Go on from one table: calibration_table=first.",
+            )
         rows = {name: _merged(name, self.rows.get(name), other.rows.get(name)) for name in names}
         samples = self.samples + other.samples
         return dataclasses.replace(self, samples=samples, rows=rows, corrections={})

@@ -31,7 +31,8 @@ import numpy as np
 from torch2rt.engine.container import ContainerError, brief, parse_json
 from torch2rt.engine.file import replace_file
 from torch2rt.errors import ConfigError
-from torch2rt.quantize.corrections import Correction
+from torch2rt.network.dtype import Array
+from torch2rt.quantize.corrections import Correction, scales_from_json, scales_to_json
 from torch2rt.quantize.corrections import from_json as correction_from_json
 from torch2rt.quantize.corrections import to_json as correction_to_json
 from torch2rt.quantize.errors import CalibrationError
@@ -47,7 +48,7 @@ _COUNT_BYTES = 8
 _MOST = 1 << 62
 _REMEDY = "Give a file that a calibration table was saved to, or calibrate again."
 _HEAD = ("format", "version", "fingerprint", "method", "samples")
-_OPTIONAL = ("corrections", "histograms")
+_OPTIONAL = ("scales", "corrections", "histograms")
 _ROW = ("threshold", "min", "max", "negatives", "method", "samples")
 _NOTES = ("always zero", "constant")
 _HISTOGRAM = ("min", "max", "negatives", "exponent", "counts")
@@ -109,6 +110,8 @@ def table_to_json(table: CalibrationTable) -> dict[str, Any]:
         data["corrections"] = {
             name: correction_to_json(table.corrections[name]) for name in sorted(table.corrections)
         }
+    if table.scales:
+        data["scales"] = scales_to_json(table.scales)
     return data
 
 
@@ -135,6 +138,7 @@ def table_from_json(data: object, where: str) -> CalibrationTable:
             for name, row in rows.items()
         },
         corrections=_corrections(data.get("corrections", {}), where),
+        scales=_scales(data.get("scales", {}), where),
     )
 
 
@@ -148,6 +152,13 @@ def _corrections(data: object, where: str) -> dict[str, Correction]:
         except ValueError as error:
             raise _error(where, f"{error} (layer {brief(name)})") from error
     return corrections
+
+
+def _scales(data: object, where: str) -> dict[str, Array]:
+    try:
+        return scales_from_json(data)
+    except ValueError as error:
+        raise _error(where, str(error)) from error
 
 
 def _row_to_json(row: Row) -> dict[str, Any]:
