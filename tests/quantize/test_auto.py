@@ -9,7 +9,7 @@ from torch import nn
 import torch2rt
 from torch2rt.build.timing_cache import TimingCache
 from torch2rt.errors import ConfigError
-from torch2rt.quantize.auto import best_within_budget, ladder
+from torch2rt.quantize.auto import best_within_budget, ladder, steps_between
 from torch2rt.quantize.budget import DEFAULT_DROP, DEFAULT_ERROR, budget_from_options
 from torch2rt.quantize.calibrate import Calibration
 from torch2rt.quantize.errors import CalibrationError
@@ -33,6 +33,9 @@ class FakeTimes:
 
     def predicted_us(self, layers):
         return 100.0 - sum(self.gains[name] for name in layers)
+
+    def units(self):
+        return [(name,) for name in self.gains]
 
     def observe(self, steps, layers):
         """Nothing new."""
@@ -88,6 +91,14 @@ def test_prices_of_noise_order_mixes_from_the_fastest_to_the_most_exact():
     assert frozenset("bc") in mixes
     lost = [sum(noise[name] for name in mix) for mix in mixes]
     assert lost == sorted(set(lost), reverse=True)
+
+
+def test_layers_come_one_by_one_by_their_gain_for_noise():
+    noise = {"a": 0.5, "b": 0.001, "c": 0.01}
+    steps = steps_between(FakeTimes(), noise, frozenset("abc"), frozenset())
+    assert steps == [frozenset("abc"), frozenset("bc"), frozenset("b")]
+    assert steps_between(FakeTimes(), noise, frozenset("ab"), frozenset("bc")) == [frozenset("abc")]
+    assert steps_between(FakeTimes(), noise, frozenset("b"), frozenset("bc")) == []
 
 
 def test_layers_without_noise_keep_8_bits_until_the_last_mix():

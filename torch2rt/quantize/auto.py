@@ -6,7 +6,8 @@ Tried are, each as an engine of its own that is timed and scored on held-out bat
     8 bits where they are faster, beside the fastest float that is within the budget
     where that loses too much: mixes between it and that float. Each layer has a noise (what its
     8 bits alone do to the outputs) and a gain in time; the price of noise orders the mixes from
-    the fastest to the most exact, and bisection finds the first that is within the budget.
+    the fastest to the most exact, and bisection finds the first that is within the budget; then
+    the same between it and the one before, layer by layer.
 
 The fastest engine within the budget is kept, so no uniform precision within it is faster.
 """
@@ -14,7 +15,7 @@ The fastest engine within the budget is kept, so no uniform precision within it 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -30,6 +31,7 @@ Noise: TypeAlias = Mapping[str, float]
 # Uniform floats beside 8 bits, by backend.
 _FLOATS = {"cpu": ("bf16", "fp32"), "cuda": ("fp16", "bf16", "tf32", "fp32")}
 EXACT = "fp32"
+_SMALLEST = 1e-12
 # Prices of noise, as shares of the float network's time for all noise there is.
 _PRICES = tuple(10 ** (exponent / 4) for exponent in range(-12, 25))
 
@@ -113,13 +115,26 @@ def _try_mixes(
         return {}
     noise = noise_of(times.names)
     mixes = ladder(times, noise)
-    low, high = 0, len(mixes) - 1  # the last has no layer in 8 bits
+
+    def is_within(layers: frozenset[str]) -> bool:
+        scored = search.make(Mix(layers, beside))
+        times.observe(scored.tried.steps, layers)
+        return scored.is_within
+
+    first = _first(mixes[:-1], is_within)  # the last has no layer in 8 bits, and is known
+    if first > 0:
+        steps = steps_between(times, noise, mixes[first - 1], mixes[first])
+        _first(steps[1:], is_within)  # the first of them is too fast
+    return noise
+
+
+def _first(mixes: Sequence[frozenset[str]], is_within: Callable[[frozenset[str]], bool]) -> int:
+    """The number of the first mix within the budget, by bisection; how many there are if none."""
+    low, high = 0, len(mixes)
     while low < high:
         middle = (low + high) // 2
-        scored = search.make(Mix(mixes[middle], beside))
-        times.observe(scored.tried.steps, mixes[middle])
-        low, high = (low, middle) if scored.is_within else (middle + 1, high)
-    return noise
+        low, high = (low, middle) if is_within(mixes[middle]) else (middle + 1, high)
+    return low
 
 
 def ladder(times: LayerTimes, noise: Noise) -> list[frozenset[str]]:
@@ -138,6 +153,25 @@ def ladder(times: LayerTimes, noise: Noise) -> list[frozenset[str]]:
             found.append(mix)
             least = lost
     return found
+
+
+def steps_between(
+    times: LayerTimes, noise: Noise, fast: frozenset[str], exact: frozenset[str]
+) -> list[frozenset[str]]:
+    """Mixes from a fast one to an exact one, without both; layers of least gain for noise first."""
+    chain = [exact]
+    rest = [unit for unit in times.units() if unit[0] in fast - exact]
+    while rest:
+        before_us = times.predicted_us(chain[-1])
+
+        def worth(unit: tuple[str, ...], last: frozenset[str] = chain[-1],
+                  last_us: float = before_us) -> float:
+            gain_us = last_us - times.predicted_us(last | set(unit))
+            return gain_us / max(sum(noise[name] for name in unit), _SMALLEST)
+
+        rest.sort(key=worth)
+        chain.append(chain[-1] | set(rest.pop()))
+    return chain[:0:-1]
 
 
 def _report(

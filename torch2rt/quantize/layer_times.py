@@ -125,7 +125,7 @@ class LayerTimes:
 
         With ``noise`` by layer, as if each unit of it took ``price_us`` more.
         """
-        units = self._units()
+        units = self.units()
         unary, pairwise = self._costs(units)
         for number, unit in enumerate(units):
             unary[number][_INT8] += price_us * sum((noise or {}).get(name, 0.0) for name in unit)
@@ -137,13 +137,13 @@ class LayerTimes:
 
     def predicted_us(self, chosen: Collection[str]) -> float:
         """The time of a mix, of all layers that precisions matter to."""
-        units = self._units()
+        units = self.units()
         unary, pairwise = self._costs(units)
         choice = [_INT8 if unit[0] in chosen else _FLOAT for unit in units]
         choice += [_INT8 if store.is_int8(chosen) else _FLOAT for store in self.stores]
         return total_cost(unary, pairwise, choice)
 
-    def _units(self) -> list[tuple[str, ...]]:
+    def units(self) -> list[tuple[str, ...]]:
         """Layers that are decided together: those that were merged into one somewhere."""
         unit_of: dict[str, tuple[str, ...]] = {name: (name,) for name in self.names}
         for members in self._merged:
