@@ -8,7 +8,7 @@ from torch import nn
 
 import torch2rt
 from torch2rt.build.timing_cache import TimingCache
-from torch2rt.errors import ConfigError
+from torch2rt.errors import ConfigError, PrecisionError
 from torch2rt.quantize.auto import best_within_budget, ladder, steps_between
 from torch2rt.quantize.budget import DEFAULT_DROP, DEFAULT_ERROR, budget_from_options
 from torch2rt.quantize.calibrate import Calibration
@@ -128,6 +128,22 @@ def test_a_uniform_precision_that_is_faster_wins(fakes):
     judge = FakeJudge(0.9, dict.fromkeys("abc", 0.01), bf16=0.0)
     best = best_within_budget(FakeVariants(bf16=5.0), judge, lambda names: {})
     assert (best.tried.mix.beside, best.tried.layers) == ("bf16", frozenset())
+
+
+def test_a_float_that_cannot_hold_a_weight_is_left_out(fakes, monkeypatch):
+    def make(self, mix, made=FakeVariants.make):
+        if mix.beside == "bf16":
+            raise PrecisionError(
+                precision="bf16", constant="w", layer="a", where="a", reason="it is too large",
+                remedy="",
+            )
+        return made(self, mix)
+
+    monkeypatch.setattr(FakeVariants, "make", make)
+    judge = FakeJudge(0.9, dict.fromkeys("abc", 0.01))
+    best = best_within_budget(FakeVariants(), judge, lambda names: {})
+    assert best.tried.layers == set("abc")
+    assert best.tried.mix.beside == "fp32"
 
 
 def test_where_nothing_is_within_the_most_exact_is_given(fakes):
@@ -280,6 +296,18 @@ def test_a_metric_must_give_numbers(net, batches, cache):
         convert(net, batches, cache, metric=lambda outputs, batch: float("nan"))
     with pytest.raises(ConfigError, match="metric=None is not valid: it returned no finite"):
         convert(net, batches, cache, metric=lambda outputs, batch: None)
+
+
+def test_an_engine_without_a_number_is_beyond_the_budget(net, batches, cache):
+    def metric(outputs, batch):
+        calls.append(1)
+        return float(outputs["logits"].mean()) if len(calls) <= 2 else float("nan")
+
+    calls: list[int] = []
+    rt = convert(net, batches, cache, metric=metric)
+    choice = rt.engine.report["choice"]
+    assert not any(point["is_within"] for point in choice["points"])
+    assert "nothing that was tried is it" in choice["budget"]
 
 
 def test_one_batch_is_too_few(net, batches, cache):

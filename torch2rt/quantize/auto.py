@@ -14,17 +14,21 @@ The fastest engine within the budget is kept, so no uniform precision within it 
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from torch2rt.engine.engine import Engine
+from torch2rt.errors import PrecisionError
 from torch2rt.quantize.choose import choices, layer_times, point_of
 from torch2rt.quantize.layer_times import LayerTimes
 from torch2rt.quantize.metric import Judge
 from torch2rt.quantize.mix import Mix
 from torch2rt.quantize.variants import Tried, Variant, Variants
+
+logger = logging.getLogger(__name__)
 
 Noise: TypeAlias = Mapping[str, float]
 
@@ -83,8 +87,9 @@ def best_within_budget(
     ``noise_of`` tells what layers lose, which is asked only where it decides.
     """
     search = _Search(variants, judge)
-    floats = {name: search.make(Mix(frozenset(), name)) for name in _FLOATS[variants.target]}
-    search.make(Mix(None, variants.beside))
+    floats = _uniform_floats(search)
+    if variants.beside in floats:
+        search.make(Mix(None, variants.beside))
     within = [name for name, scored in floats.items() if scored.is_within]
     beside = min(within or [EXACT], key=lambda name: floats[name].tried.time_us)
     everywhere = search.make(Mix(None, beside)).tried
@@ -98,6 +103,17 @@ def best_within_budget(
     assert search.engine is not None
     search.engine.report["choice"] = _report(search, times, search.best, noise)
     return Variant(search.best.tried, search.engine)
+
+
+def _uniform_floats(search: _Search) -> dict[str, Scored]:
+    """The engines in one float; those left out that cannot hold a weight of the model."""
+    floats = {}
+    for name in _FLOATS[search.variants.target]:
+        try:
+            floats[name] = search.make(Mix(frozenset(), name))
+        except PrecisionError as error:
+            logger.info("%s is left out: %s", name, error)
+    return floats
 
 
 def _try_mixes(
@@ -192,8 +208,9 @@ def _report(
     ]
     why = {name: _why(name, best.tried, times, noise) for name in noise}
     rows = choices(search.variants, times, best.tried, why) if times is not None else []
+    budget = search.judge.summary + ("" if best.is_within else "; nothing that was tried is it")
     return {
-        "budget": search.judge.summary, "points": points,
+        "budget": budget, "points": points,
         "layers": [{**row.to_json(), "noise_db": _decibels(noise.get(row.layer))} for row in rows],
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
@@ -40,6 +41,8 @@ class Judge:
         with exact_float32():
             self._wanted = [self._outputs(captured.run, inputs) for inputs in self._inputs]
         self.model_score = self._mean(self._wanted)
+        if not math.isfinite(self.model_score):
+            raise _no_number(self.model_score)
 
     @property
     def samples(self) -> int:
@@ -61,11 +64,12 @@ class Judge:
         )
 
     def score(self, engine: Engine) -> float:
-        """The score of an engine."""
-        return self._mean([
+        """The score of an engine: the lowest number there is, where it is none."""
+        score = self._mean([
             self._outputs(lambda tensors: run_engine(engine, tensors), inputs)
             for inputs in self._inputs
         ])
+        return score if math.isfinite(score) else -sys.float_info.max
 
     def inputs(self, samples: int) -> dict[str, torch.Tensor]:
         """So many samples as inputs of the network by name, or as few as it takes."""
@@ -99,12 +103,9 @@ class Judge:
         rebuilt = self._captured.output_spec.rebuild(outputs)
         found = metric(rebuilt, self._batches[number])
         try:
-            score = float(found)
+            return float(found)
         except (TypeError, ValueError) as error:
             raise _no_number(found) from error
-        if not math.isfinite(score):
-            raise _no_number(score)
-        return score
 
 
 def closeness(outputs: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]) -> float:
