@@ -168,7 +168,7 @@ def engines(
     for count in calibration_batches:
         made[f"int8, {count} batches"] = torch2rt.convert(
             model, images, precision="int8", profiles=profiles, calibration=loader,
-            calibration_batches=count, tune_budget_s=tune_budget_s,
+            calibration_method="entropy", calibration_batches=count, tune_budget_s=tune_budget_s,
         )
     return made
 
