@@ -14,20 +14,19 @@ from tqdm import tqdm
 
 from torch2rt.backends.devices import open_backend
 from torch2rt.backends.reference.executor import bind_symbols
-from torch2rt.build.builder import build_engine
 from torch2rt.build.timing_cache import TimingCache
-from torch2rt.capture.captured import CapturedGraph
 from torch2rt.capture.export import capture
 from torch2rt.capture.partial import PartialModule
 from torch2rt.config import BuildConfig, Profile, default_timing_cache
 from torch2rt.engine.engine import Engine
 from torch2rt.errors import ConfigError
 from torch2rt.inspect.verify import exact_float32, verify_engine
-from torch2rt.lower import Lowered, lower
+from torch2rt.lower import lower
+from torch2rt.model_builder import ModelBuilder
 from torch2rt.module import RTModule
 from torch2rt.network.copy import copy_network
 from torch2rt.network.network import Network
-from torch2rt.passes.base import Log, run_passes
+from torch2rt.passes.base import run_passes
 from torch2rt.passes.pipeline import optimize
 from torch2rt.passes.widen_halves import WidenHalves
 from torch2rt.quantize.budget import Metric, budget_from_options
@@ -40,7 +39,7 @@ from torch2rt.quantize.calibrate import (
 from torch2rt.quantize.fingerprint import network_fingerprint
 from torch2rt.quantize.held_out import hold_out
 from torch2rt.quantize.loader import CalibrationLoader, arguments_seen, first_call
-from torch2rt.quantize.metric import Judge
+from torch2rt.quantize.metric import judge_of
 from torch2rt.quantize.mix import INT8
 from torch2rt.quantize.overrides import parse_precision
 from torch2rt.quantize.precision import build_in_precision
@@ -201,31 +200,14 @@ def _convert(
             target="cpu" if is_calibrated else backend.name,
         )
         step("calibrate")
-        held = None
-        if calibration is not None and config.budget is not None:
-            calibration, held = hold_out(calibration)
+        calibration, held = hold_out(calibration, config.budget)
         table = calibrate_network(
             lowered.network, calibration, captured.call_spec, fingerprint, config, backend
         )
         step("precision")
         symbols = _symbols_of_profiles(lowered.network, config, tensors)
-
-        def build(network: Network, log: Log, precision: str) -> Engine:
-            step("build")
-            return build_engine(
-                network, symbols, backend, cache, precision=precision, on_progress=step.within,
-                on_compiled=step.compiled, budget_s=config.tune_budget_s,
-                calls={
-                    "inputs": captured.call_spec.to_json(),
-                    "outputs": captured.output_spec.to_json(),
-                },
-                report=_report(captured, lowered, log),
-                calibration=table.to_json() if table is not None else None,
-            )
-
-        judge = None
-        if config.budget is not None and held is not None:
-            judge = Judge(captured, lowered.network, held.batches, config.budget, tensors)
+        build = ModelBuilder(captured, lowered, config, backend, cache, symbols, table, step)
+        judge = judge_of(captured, lowered.network, held, config.budget, tensors)
         engine = build_in_precision(
             lowered.network, config, table, log, backend, symbols, tensors, build, judge
         )
@@ -325,16 +307,6 @@ def _device_of(model: object) -> str:
         if tensor.is_cuda:
             return str(tensor.device)
     return "cpu"
-
-
-def _report(captured: CapturedGraph, lowered: Lowered, log: Log) -> dict[str, Any]:
-    """What `rt.report()` tells beyond the plans."""
-    return {
-        "notes": [*captured.notes, *lowered.notes],
-        "fallbacks": [[f.op, f.module_path, f.source, f.reason] for f in lowered.fallbacks],
-        "fired": [[f.rule, f.layer, f.where] for f in log.fired],
-        "rejected": [[r.rule, r.layer, r.where, r.reason] for r in log.rejected.values()],
-    }
 
 
 def _profiles(

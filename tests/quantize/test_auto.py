@@ -10,7 +10,7 @@ import torch2rt
 from torch2rt.build.timing_cache import TimingCache
 from torch2rt.errors import ConfigError, PrecisionError
 from torch2rt.quantize.auto import best_within_budget, ladder, steps_between
-from torch2rt.quantize.budget import DEFAULT_DROP, DEFAULT_ERROR, budget_from_options
+from torch2rt.quantize.budget import DEFAULT_DROP, DEFAULT_ERROR, Budget, budget_from_options
 from torch2rt.quantize.calibrate import Calibration
 from torch2rt.quantize.errors import CalibrationError
 from torch2rt.quantize.held_out import hold_out
@@ -154,13 +154,21 @@ def test_where_nothing_is_within_the_most_exact_is_given(fakes):
 
 # ---- what is held out -------------------------------------------------------------------------
 
+BUDGET = Budget(None, 0.1)
+
+
+def test_without_a_budget_nothing_is_held_out():
+    calibration = Calibration(CalibrationLoader([1, 2]))
+    assert hold_out(calibration, None) == (calibration, None)
+    assert hold_out(None, BUDGET) == (None, None)
+
 
 @pytest.mark.parametrize(
     ("count", "held"), [(2, [1]), (3, [2]), (4, [3]), (9, [3, 7])]
 )
 def test_every_fourth_batch_is_held_out_and_the_last_of_fewer(count, held):
     batches = [(torch.full((2, 3), float(i)), i) for i in range(count)]
-    rest, out = hold_out(Calibration(CalibrationLoader(iter(batches))))
+    rest, out = hold_out(Calibration(CalibrationLoader(iter(batches))), BUDGET)
     seen = [batch[1] for batch in rest.loader.batches()]
     assert [batch[1] for batch in out.batches] == held
     assert seen == [i for i in range(count) if i not in held]
@@ -169,13 +177,13 @@ def test_every_fourth_batch_is_held_out_and_the_last_of_fewer(count, held):
 def test_no_more_is_held_out_than_memory_takes(monkeypatch):
     monkeypatch.setattr("torch2rt.quantize.held_out._MOST_BYTES", 30)
     batches = [{"x": torch.zeros(6)} for _ in range(16)]
-    rest, out = hold_out(Calibration(CalibrationLoader(batches)))
+    rest, out = hold_out(Calibration(CalibrationLoader(batches)), BUDGET)
     assert len(list(rest.loader.batches())) == 14
     assert len(out.batches) == 2
 
 
 def test_the_limit_of_batches_counts_both():
-    rest, out = hold_out(Calibration(CalibrationLoader(list(range(20))), batches=8))
+    rest, out = hold_out(Calibration(CalibrationLoader(list(range(20))), batches=8), BUDGET)
     assert len(list(rest.loader.batches())) == 6
     assert len(out.batches) == 2
 
@@ -307,7 +315,7 @@ def test_an_engine_without_a_number_is_beyond_the_budget(net, batches, cache):
     rt = convert(net, batches, cache, metric=metric)
     choice = rt.engine.report["choice"]
     assert not any(point["is_within"] for point in choice["points"])
-    assert "nothing that was tried is it" in choice["budget"]
+    assert "nothing that was tried is that good" in choice["budget"]
 
 
 def test_one_batch_is_too_few(net, batches, cache):

@@ -208,9 +208,9 @@ def _report(
     ]
     why = {name: _why(name, best.tried, times, noise) for name in noise}
     rows = choices(search.variants, times, best.tried, why) if times is not None else []
-    budget = search.judge.summary + ("" if best.is_within else "; nothing that was tried is it")
+    failed = "" if best.is_within else "; nothing that was tried is that good"
     return {
-        "budget": budget, "points": points,
+        "budget": search.judge.summary + failed, "points": points,
         "layers": [{**row.to_json(), "noise_db": _decibels(noise.get(row.layer))} for row in rows],
     }
 

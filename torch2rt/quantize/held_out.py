@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 
 import torch
 
+from torch2rt.quantize.budget import Budget
 from torch2rt.quantize.calibrate import Calibration
 from torch2rt.quantize.errors import CalibrationError
 from torch2rt.quantize.loader import CalibrationLoader
@@ -50,11 +51,16 @@ class HeldOut:
         yield from last
 
 
-def hold_out(calibration: Calibration) -> tuple[Calibration, HeldOut]:
-    """The calibration by the rest of its loader, and what is held out once that has been read."""
-    loader = calibration.loader
-    assert loader is not None
-    held = HeldOut(loader, calibration.batches)
+def hold_out(
+    calibration: Calibration | None, budget: Budget | None
+) -> tuple[Calibration | None, HeldOut | None]:
+    """The calibration by the rest of its loader, and what is held out once that has been read.
+
+    Without a budget nothing is held out.
+    """
+    if budget is None or calibration is None or calibration.loader is None:
+        return calibration, None
+    held = HeldOut(calibration.loader, calibration.batches)
     rest = dataclasses.replace(calibration, source=CalibrationLoader(held), batches=None)
     return rest, held
 

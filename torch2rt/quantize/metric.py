@@ -16,6 +16,7 @@ from torch2rt.inspect.tolerance import relative_error
 from torch2rt.inspect.verify import exact_float32, run_engine
 from torch2rt.network.network import Network
 from torch2rt.quantize.budget import Budget
+from torch2rt.quantize.held_out import HeldOut
 from torch2rt.quantize.loader import fitting_tensors, pieces
 
 Run: TypeAlias = Callable[[list[torch.Tensor]], list[torch.Tensor]]
@@ -106,6 +107,16 @@ class Judge:
             return float(found)
         except (TypeError, ValueError) as error:
             raise _no_number(found) from error
+
+
+def judge_of(
+    captured: CapturedGraph, network: Network, held: HeldOut | None, budget: Budget | None,
+    example: Sequence[torch.Tensor],
+) -> Judge | None:
+    """The judge of a budget, None without one."""
+    if held is None or budget is None:
+        return None
+    return Judge(captured, network, held.batches, budget, example)
 
 
 def closeness(outputs: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]) -> float:
