@@ -19,6 +19,9 @@ LARGEST = 127
 _BLOCK = 128  # columns that are rounded before the others hear of it
 _DAMPING = 0.01  # of the mean square, added to each
 _POSITIONS = 8192  # of the input, that are looked at
+# Of wider weights the errors average out, and a matrix of so many squared is slow to invert.
+_MOST_COLUMNS = 2304
+_MOST_TAPS = 1 << 26  # of a convolution's input, laid out as columns
 
 
 def round_weight(
@@ -27,11 +30,11 @@ def round_weight(
     """The weight in steps of ``scale``, integers -127..127 as floats, of the weight's shape.
 
     ``x`` is what the layer reads, on calibration data. ``scale`` has one number per output
-    channel and broadcasts to the weight. None for kinds that keep to the nearest: products with
-    several axes of columns, convolutions that are not over two axes.
+    channel and broadcasts to the weight. None for what keeps to the nearest: products with several
+    axes of columns, convolutions that are not over two axes, very wide weights.
     """
     columns = _columns(kind, x, weight)
-    if columns is None:
+    if columns is None or columns.shape[-1] > _MOST_COLUMNS:
         return None
     rows, steps = _rows(kind, weight), _rows(kind, scale.expand(weight.shape))[..., :1]
     rounded = _round_rows(rows, steps, _moments(columns))
@@ -55,8 +58,10 @@ def _columns(kind: LayerKind, x: torch.Tensor, weight: torch.Tensor) -> torch.Te
     if not isinstance(kind, Convolution) or x.dim() != 4:
         return None
     (top, left), (bottom, right) = kind.padding_before, kind.padding_after
-    padded = functional.pad(x, (left, right, top, bottom))
     height, width = weight.shape[2:]
+    samples = max(1, _MOST_TAPS // max(1, x[0].numel() * height * width))
+    x = x[:samples]
+    padded = functional.pad(x, (left, right, top, bottom))
     if height == width == 1:
         taps = padded[:, :, :: kind.stride[0], :: kind.stride[1]].flatten(2)
     else:
