@@ -63,3 +63,12 @@ def test_activations_after_relu_lose_only_their_tail(method, rng):
     kept = share_kept(method, values) * values.max()
     assert (values > kept).mean() < 0.02
     assert kept > 2
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_value_of_very_many_does_not_cut_the_others(method, rng):
+    digits = np.maximum(rng.standard_normal(COUNT) * 2, 0)
+    background = np.full(4 * COUNT, 0.31)
+    values = np.concatenate([background, digits])
+    kept = share_kept(method, values) * values.max()
+    assert (values > kept).mean() <= 0.001

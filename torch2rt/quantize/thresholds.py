@@ -27,6 +27,9 @@ DEFAULT_PERCENTILE = 99.99
 # With fewer values to a bin a histogram shows the sample and not the distribution: clipping by it
 # takes what was seldom for what is never.
 _PER_BIN = 10
+# A value that very many elements have, as the background of an image gives, outweighs all others
+# in the divergence, and would have them cut off: so many of what is not zero are kept in any case.
+_KEPT = 0.999
 _STEPS = 127  # on each side of zero, of an 8-bit integer
 _CANDIDATES = 160  # thresholds that the mean squared error is computed of
 
@@ -81,7 +84,9 @@ def _entropy_doubling(histogram: Histogram) -> float | None:
 def _least_divergence(counts: Counts, width: float, levels: int) -> float | None:
     if counts.size < levels or counts.sum() < _PER_BIN * counts.size:
         return None
-    return (levels + int(np.argmin(divergences(counts, levels))) + 0.5) * width
+    cut = divergences(counts, levels)
+    first = max(0, int(np.searchsorted(np.cumsum(counts), _KEPT * counts.sum())) + 1 - levels)
+    return (levels + first + int(np.argmin(cut[first:])) + 0.5) * width
 
 
 def divergences(counts: Counts, levels: int) -> Floats:
