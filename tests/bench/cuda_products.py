@@ -105,6 +105,7 @@ def main() -> None:
                 if place < 4 or failure or "wgmma" in tactic.name:
                     print(f"{name:20} {tactic.name:36} {time_us:8.2f} us {rate:5.0f} TFLOP/s "
                           f"{failure[:200]}", flush=True)
+            file.flush()  # a run that is cut short keeps what it has
 
 
 def _type(operand: object) -> object:
