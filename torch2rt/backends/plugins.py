@@ -20,7 +20,8 @@ from torch2rt.layers.plugin import Plugin
 
 # Kinds of layers that are plugins.
 PLUGIN_KINDS = ("plugin", "plugin_with_epilogue")
-
+# The tactics that a `torch2rt.Plugin` may have.
+_ORDINALS = ("first", "second", "third")
 
 def plugin_of(spec: LayerSpec) -> Plugin:
     """The kind of a plugin's layer. TypeError for another."""
@@ -115,6 +116,17 @@ class Enqueue(Tactic):
         self, plugin: FullPlugin, spec: LayerSpec, weights: Weights, workspace_bytes: int
     ) -> Prepared:
         """Code that calls ``enqueue``."""
+
+
+def enqueue_tactics(base: type[Enqueue]) -> dict[str, type[Enqueue]]:
+    """A subclass of a backend's `Enqueue` per tactic that a plugin may have, by class name."""
+    return {
+        f"Enqueue{word.capitalize()}": type(f"Enqueue{word.capitalize()}", (base,), {
+            "__module__": base.__module__, "__doc__": f"The {word} tactic of a plugin.",
+            "name": f"plugin.python.{word}", "index": index,
+        })
+        for index, word in enumerate(_ORDINALS)
+    }
 
 
 class Living(Prepared):

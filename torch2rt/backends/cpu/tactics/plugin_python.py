@@ -16,7 +16,14 @@ from torch2rt.backends.cpu.numpy_expression import (
 )
 from torch2rt.backends.cpu.steps import ArrayOperand, NumpyStep, StepBuilder
 from torch2rt.backends.cpu.torch_operators import strided_operand
-from torch2rt.backends.plugins import PLUGIN_KINDS, Enqueue, attributes_of, dtype_refusal, plugin_of
+from torch2rt.backends.plugins import (
+    PLUGIN_KINDS,
+    Enqueue,
+    attributes_of,
+    dtype_refusal,
+    enqueue_tactics,
+    plugin_of,
+)
 from torch2rt.backends.spec import LayerSpec, TensorSpec
 from torch2rt.backends.tactic import Prepared, Refusal, Tactic, Unprepared, Weights
 from torch2rt.extension.full import Plugin
@@ -120,22 +127,4 @@ def _enqueue(plugin: Plugin, count: int, workspace: Array, *arrays: Array) -> No
     )
 
 
-class EnqueueFirst(_Enqueue):
-    """Its first tactic."""
-
-    name: ClassVar[str] = "plugin.python.first"
-    index: ClassVar[int] = 0
-
-
-class EnqueueSecond(_Enqueue):
-    """Its second tactic."""
-
-    name: ClassVar[str] = "plugin.python.second"
-    index: ClassVar[int] = 1
-
-
-class EnqueueThird(_Enqueue):
-    """Its third tactic."""
-
-    name: ClassVar[str] = "plugin.python.third"
-    index: ClassVar[int] = 2
+globals().update(enqueue_tactics(_Enqueue))

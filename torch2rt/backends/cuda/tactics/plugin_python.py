@@ -8,7 +8,14 @@ from typing import Any, ClassVar
 
 from torch2rt.backends.cuda.plugin_arguments import launch_size
 from torch2rt.backends.cuda.plugin_calls import ArraysPrepared
-from torch2rt.backends.plugins import PLUGIN_KINDS, Enqueue, attributes_of, dtype_refusal, plugin_of
+from torch2rt.backends.plugins import (
+    PLUGIN_KINDS,
+    Enqueue,
+    attributes_of,
+    dtype_refusal,
+    enqueue_tactics,
+    plugin_of,
+)
 from torch2rt.backends.spec import LayerSpec
 from torch2rt.backends.tactic import Prepared, Refusal, Tactic, Unprepared, Weights
 from torch2rt.extension.full import Plugin
@@ -61,22 +68,4 @@ class _Enqueue(Enqueue):
         )
 
 
-class EnqueueFirst(_Enqueue):
-    """Its first tactic."""
-
-    name: ClassVar[str] = "plugin.python.first"
-    index: ClassVar[int] = 0
-
-
-class EnqueueSecond(_Enqueue):
-    """Its second tactic."""
-
-    name: ClassVar[str] = "plugin.python.second"
-    index: ClassVar[int] = 1
-
-
-class EnqueueThird(_Enqueue):
-    """Its third tactic."""
-
-    name: ClassVar[str] = "plugin.python.third"
-    index: ClassVar[int] = 2
+globals().update(enqueue_tactics(_Enqueue))
