@@ -21,9 +21,9 @@ from typing import Any, TypeAlias, TypedDict, TypeVar, Unpack, overload
 import torch
 from torch import nn
 
-from torch2rt.errors import ConfigError
+from torch2rt.errors import ConfigError, PluginError
 from torch2rt.extension.autograd import define_autograd, operator_title
-from torch2rt.extension.full import ClassDefinition, Plugin
+from torch2rt.extension.full import MOST_TACTICS, ClassDefinition, Plugin
 from torch2rt.extension.function import (
     FunctionDefinition,
     PluginFunction,
@@ -153,7 +153,7 @@ def plugin(
 
     Raises:
         RegistrationError: another plugin of this name exists.
-        PluginError: the signature cannot be an operator's.
+        PluginError: the signature cannot be an operator's, or a class has too many tactics.
         ConfigError: an option has an unusable value.
 
     Example:
@@ -216,6 +216,11 @@ def _register_class(
         record_arguments(cls)
         return cls
     if issubclass(cls, Plugin):
+        if not 1 <= len(cls.tactics) <= MOST_TACTICS:
+            raise PluginError(
+                name=cls.name, where="", reason=f"it has {len(cls.tactics)} tactics",
+                remedy=f"Name one to {MOST_TACTICS}.",
+            )
         full = replace(given, has_enqueue=cls.has_enqueue(), is_capturable=cls.capturable)
         register(ClassDefinition(
             cls.name, cls.version, cls.__module__, source_of(cls), full, cls=cls

@@ -230,6 +230,14 @@ def test_code_that_raises_is_named(tmp_path):
         convert(nn.Sequential(nn.Conv2d(3, 2, 1), _Called(Broken())).eval(), tmp_path)
 
 
+@pytest.mark.parametrize("tactics", [(), ("a", "b", "c", "d")])
+def test_a_class_has_one_to_three_tactics(tactics):
+    made = type("Many", (Scale,), {"name": "t_classes::many", "tactics": tactics})
+    with pytest.raises(PluginError, match=rf"'t_classes::many': it has {len(tactics)} tactics. "
+                       r"Name one to 3"):
+        torch2rt.plugin(made)
+
+
 def test_float16_and_bfloat16_are_refused_unless_supports_says_otherwise():
     from torch2rt.backends.spec import TensorSpec
 

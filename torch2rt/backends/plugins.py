@@ -12,7 +12,7 @@ from torch2rt.backends.buffer import Buffer
 from torch2rt.backends.spec import LayerSpec, Layout, LayoutChoice
 from torch2rt.backends.tactic import Call, Prepared, Refusal, Tactic, Unprepared, Weights
 from torch2rt.errors import PluginMissingError
-from torch2rt.extension.full import ClassDefinition
+from torch2rt.extension.full import MOST_TACTICS, ClassDefinition
 from torch2rt.extension.full import Plugin as FullPlugin
 from torch2rt.extension.registry import PluginCall
 from torch2rt.extension.user_code import call_user
@@ -125,7 +125,7 @@ def enqueue_tactics(base: type[Enqueue]) -> dict[str, type[Enqueue]]:
             "__module__": base.__module__, "__doc__": f"The {word} tactic of a plugin.",
             "name": f"plugin.python.{word}", "index": index,
         })
-        for index, word in enumerate(_ORDINALS)
+        for index, word in zip(range(MOST_TACTICS), _ORDINALS, strict=True)
     }
 
 

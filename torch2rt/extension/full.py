@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from torch import Tensor as TorchTensor
 
 
+# Ways to run a plugin that are timed.
+MOST_TACTICS = 3
+
+
 class Plugin(abc.ABC):
     """A layer of the user's own, from its types to its memory.
 
