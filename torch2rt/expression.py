@@ -21,6 +21,7 @@ import numpy as np
 
 from torch2rt.lazy_torch import torch
 from torch2rt.network.dtype import DType
+from torch2rt.network.torch_cast import to_dtype
 
 if TYPE_CHECKING:
     from torch import Tensor as TorchTensor
@@ -246,9 +247,7 @@ def _register_casts() -> None:
         numpy_cast = None
         if not dtype.is_stored_as_bits:
             numpy_cast = lambda x, n=name: np.asarray(x).astype(n)  # noqa: E731
-        OPS[f"to_{name}"] = PointwiseOp(
-            1, lambda x, n=name: _tensor(x).to(getattr(torch, n)), numpy_cast
-        )
+        OPS[f"to_{name}"] = PointwiseOp(1, lambda x, d=dtype: to_dtype(_tensor(x), d), numpy_cast)
 
 
 _register_casts()

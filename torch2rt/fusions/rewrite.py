@@ -12,7 +12,8 @@ from torch2rt.network.dtype import Array, DType
 from torch2rt.network.layer import Layer, LayerKind, Origin
 from torch2rt.network.network import Network
 from torch2rt.network.tensor import Tensor
-from torch2rt.torch_values import constant_from_torch, constant_to_torch, dtype_to_torch
+from torch2rt.network.torch_cast import to_dtype
+from torch2rt.torch_values import constant_from_torch, constant_to_torch
 
 
 def replace_layer(
@@ -89,7 +90,7 @@ def add_constant(network: Network, name: str, values: Array, dtype: DType) -> Te
     """A constant of a float dtype from float64 values, rounded once."""
     if not dtype.is_stored_as_bits:
         return network.add_constant(name, np.ascontiguousarray(values, dtype.numpy), dtype)
-    data, _ = constant_from_torch(torch.from_numpy(values).to(dtype_to_torch(dtype)))
+    data, _ = constant_from_torch(to_dtype(torch.from_numpy(values), dtype))
     return network.add_constant(name, data, dtype)
 
 

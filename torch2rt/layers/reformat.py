@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from torch2rt.lazy_torch import torch
 from torch2rt.network.dtype import DType
 from torch2rt.network.layer import LayerKind
 from torch2rt.network.tensor import TensorType
+from torch2rt.network.torch_cast import to_dtype
 
 if TYPE_CHECKING:
     from torch import Tensor as TorchTensor
@@ -28,7 +28,7 @@ class Reformat(LayerKind):
 
     def reference(self, inputs: Sequence[TorchTensor]) -> tuple[TorchTensor, ...]:
         """torch.Tensor.to."""
-        return (inputs[0].to(getattr(torch, self.dtype.value)),)
+        return (to_dtype(inputs[0], self.dtype),)
 
     def flops(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> int:
         """None."""

@@ -15,10 +15,10 @@ from torch2rt import expression as ex
 from torch2rt.lazy_torch import torch
 from torch2rt.network.dtype import DType
 from torch2rt.network.tensor import Tensor, TensorType
+from torch2rt.network.torch_cast import to_dtype
 
 if TYPE_CHECKING:
     from torch import Tensor as TorchTensor
-    from torch import dtype as TorchDType
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +169,4 @@ def widen(tensor: TorchTensor) -> TorchTensor:
 
 
 def _narrow(result: TorchTensor, output: TensorType, is_double: bool) -> TorchTensor:
-    wanted: TorchDType = getattr(torch, output.dtype.value)
-    if is_double and wanted.is_floating_point:
-        wanted = torch.float64
-    return result.to(wanted)
+    return to_dtype(result, DType.FLOAT64 if is_double and output.dtype.is_float else output.dtype)
