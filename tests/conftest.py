@@ -1,5 +1,6 @@
 """Shared set-up of the tests: support modules, threads, seeds and the CUDA gate."""
 
+import os
 import random
 import sys
 from pathlib import Path
@@ -26,6 +27,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def few_compile_workers() -> None:
+    """Test processes that run side by side on a GPU share the cores, and its memory."""
+    count = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if count > 1 and torch.cuda.is_available():
+        from torch2rt.backends.devices import open_backend
+
+        # With a single one, nothing would run in another process.
+        open_backend("cuda:0").compile_workers = max(2, (os.cpu_count() or 1) // count)
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 import torch2rt
-from torch2rt.backends.devices import open_backend
 from torch2rt.errors import InputError, OverflowInPrecisionError, PrecisionError
 from torch2rt.inspect.bisect import step_errors
 from torch2rt.inspect.tolerance import NETWORK, relative_error
@@ -64,7 +63,6 @@ def cache(tmp_path_factory):
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent
-        open_backend("cuda:0").compile_workers = 1
     return folder / "cuda_flow" / "timing.jsonl"
 
 

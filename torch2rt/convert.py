@@ -10,6 +10,7 @@ from typing import Any, TypedDict, Unpack
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 from tqdm import tqdm
 
 from torch2rt.backends.devices import open_backend
@@ -120,7 +121,8 @@ def convert(
         quantize_with: what is done with calibration data besides ranges: ``"rounding"`` of weights
             by what a layer gives (the default), ``"equalize"`` ranges of channels,
             ``"bias_correction"``; several, or ``()``.
-        device: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``; default: where the model's parameters are.
+        device: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``; default: where the model's parameters are,
+            or the inputs of a model that has none.
         dynamic_shapes: as `torch.export` takes it, or ``{"x": {0: "batch"}}``. None: the first
             axis is dynamic where that works.
         profiles: input shapes to tune for, by input name; default: the example's.
@@ -155,7 +157,7 @@ def convert(
     overrides = parse_precision(precision if budget is None else INT8)
     config = BuildConfig(
         precision=overrides.lowest, overrides=overrides, budget=budget,
-        device=device or _device_of(model),
+        device=device or _device_of(model, inputs),
         fallback=fallback, profiles=_profiles(profiles), threads=threads,
         tune_budget_s=tune_budget_s, verify=verify, progress=progress,
     )
@@ -299,11 +301,12 @@ def _symbols_of_profiles(
     return [bind_symbols(network, profile) for profile in shapes]
 
 
-def _device_of(model: object) -> str:
-    """Where the model's parameters and buffers are: "cpu" unless they are on a GPU."""
+def _device_of(model: object, inputs: Any) -> str:
+    """Where the model's tensors are, or its inputs if it has none: "cpu" unless on a GPU."""
     if not isinstance(model, nn.Module):
         return "cpu"  # capture says what is wrong with it
-    for tensor in (*model.parameters(), *model.buffers()):
+    own = (*model.parameters(), *model.buffers())
+    for tensor in own or [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, torch.Tensor)]:
         if tensor.is_cuda:
             return str(tensor.device)
     return "cpu"

@@ -1,5 +1,7 @@
 """Whole plans on a fake device: views in runs, streams, and what happens where tactics refuse."""
 
+import json
+import math
 import random
 from pathlib import Path
 
@@ -15,8 +17,10 @@ from torch2rt import expression as ex
 from torch2rt.backends.reference.executor import run_network
 from torch2rt.backends.spec import LayerSpec
 from torch2rt.build.builder import build_engine
+from torch2rt.build.on_demand import plan_on_demand
 from torch2rt.build.timing_cache import TimingCache
 from torch2rt.engine.engine import Engine
+from torch2rt.engine.plan import Plan
 from torch2rt.layers.concat import Concat
 from torch2rt.layers.convolution import Convolution
 from torch2rt.layers.pointwise import Pointwise
@@ -395,3 +399,17 @@ def test_a_plan_on_demand_compiles_only_what_the_engine_lacks(
     engine.run({"x": np.zeros((3, 8, 4, 4), np.float32)})
     assert len(list(tmp_path.iterdir())) == before + len(engine.plans[0].steps)
     assert "steps untuned" in engine.describe()
+
+
+@pytest.mark.parametrize("is_reloaded", [False, True])
+def test_a_plan_on_demand_leaves_out_what_failed_when_the_engine_was_tuned(
+    tmp_path: Path, is_reloaded: bool
+) -> None:
+    wrong, right = Reference("any.fake.wrong", guess_us=0.1), Reference("any.fake.right", level=0)
+    backend = FakeBackend([wrong, right], times_us={"any.fake.wrong": math.inf})
+    engine = build_engine(any_batch(), [{"n": 2}], backend, TimingCache())
+    if is_reloaded:
+        plan = Plan.from_json(json.loads(json.dumps(engine.plans[0].to_json())))
+        engine = Engine(engine.network, (plan,), backend, weights=engine.weights)
+    plan = plan_on_demand(engine, {"n": 3})
+    assert {step.tactic for step in plan.steps} == {"any.fake.right"}

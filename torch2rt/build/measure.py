@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import TypeAlias
@@ -52,8 +52,8 @@ class Measure:
 
     With ``is_quick`` nothing is run: what the cache does not know is estimated, for plans that are
     made while somebody waits. ``preferred`` names, by layer, the tactic and output layout that a
-    tuned plan of the same network chose. Nothing is measured after ``deadline``, a time of
-    `time.monotonic`. ``budget_ms`` is for the candidates of one layer.
+    tuned plan of the same network chose, ``excluded`` those that failed there. Nothing is measured
+    after ``deadline``, a time of `time.monotonic`. ``budget_ms`` is for the candidates of a layer.
     """
 
     backend: Backend
@@ -63,6 +63,7 @@ class Measure:
     budget_ms: float = 20.0
     on_progress: Callable[[int], object] | None = None
     preferred: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    excluded: Mapping[str, Collection[tuple[str, str]]] = field(default_factory=dict)
     blobs: BlobCache = field(default_factory=BlobCache)
     compile_ahead: CompileAhead | None = None
     deadline: float = math.inf
@@ -72,6 +73,8 @@ class Measure:
         checks = self.backend.checks_candidates and find_spec("torch") is not None
         self._checker = Checker(self.backend) if checks and not self.is_quick else None
         self._told: set[str] = set()
+        # By layer, the tactics and output layouts that failed or were wrong.
+        self.failures: dict[str, set[tuple[str, str]]] = {}
 
     # ---- before the choice -----------------------------------------------------------------
 
@@ -196,15 +199,19 @@ class Measure:
                 options.append(
                     Option(*pair, 0.0 if views else time_us, views, is_tuned or bool(views))
                 )
+            else:
+                self.failures.setdefault(spec.name, set()).add(_name(pair))
         return options, failures
 
     def _pairs(self, tactics: Sequence[Tactic], spec: LayerSpec) -> list[Pair]:
-        """Tactics with each of their layout choices, without the hopeless."""
-        return worth_timing([
+        """Tactics with each of their layout choices, without the hopeless and the excluded."""
+        pairs = [
             (tactic, choice, spec.with_layouts(choice))
             for tactic in tactics
             for choice in tactic.layouts(spec)
-        ])
+        ]
+        excluded = self.excluded.get(spec.name, ())
+        return worth_timing([pair for pair in pairs if _name(pair) not in excluded])
 
     def _views(self, pair: Pair) -> tuple[View, ...]:
         tactic, _, spec = pair
@@ -251,7 +258,7 @@ class Measure:
         """An estimate that puts what a tuned plan chose before all others."""
         tactic, _, spec = pair
         usual_us = estimate_us(spec, self.backend)
-        if self.preferred.get(spec.name) == (tactic.name, spec.outputs[0].layout.value):
+        if self.preferred.get(spec.name) == _name(pair):
             return usual_us
         own_us = tactic.estimate_us(spec)
         return (1.2 + 0.05 * rank) * usual_us if own_us is None else max(own_us, 1.1 * usual_us)
@@ -259,6 +266,12 @@ class Measure:
 
 def _pair(option: Option) -> Pair:
     return option.tactic, option.choice, option.spec
+
+
+def _name(pair: Pair) -> tuple[str, str]:
+    """Tactic and layout of the first output, as plans of other sizes know them again."""
+    tactic, _, spec = pair
+    return tactic.name, spec.outputs[0].layout.value
 
 
 def _is_view(tactic: Tactic) -> bool:

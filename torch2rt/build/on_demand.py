@@ -20,14 +20,15 @@ if TYPE_CHECKING:
 def plan_on_demand(engine: Engine, symbols: Mapping[str, int]) -> Plan:
     """A plan from estimates and from the choices of the engine's tuned plans.
 
-    Kernels that the engine does not have yet are compiled in parallel.
+    What failed there, or was wrong, is not taken here either: nobody would notice. Kernels that
+    the engine does not have yet are compiled in parallel.
     """
     backend, weights = engine.backend, engine.weights
     blobs = BlobCache()
     for key, blob in weights.blobs.items():
         blobs.put(key, blob)
     measure = Measure(backend, TimingCache(), weights, is_quick=True, blobs=blobs,
-                      preferred=preferred_tactics(engine))
+                      preferred=preferred_tactics(engine), excluded=failed_tactics(engine))
     usual_source, weights.blob_source = weights.blob_source, blobs.fetch
     try:
         with WorkerPool(backend.compile_workers) as workers, backend.building():
@@ -49,3 +50,12 @@ def preferred_tactics(engine: Engine) -> dict[str, tuple[str, str]]:
         for step in plan.steps
         if step.layer
     }
+
+
+def failed_tactics(engine: Engine) -> dict[str, set[tuple[str, str]]]:
+    """For each layer, the tactics and output layouts that failed when a plan was tuned."""
+    failed: dict[str, set[tuple[str, str]]] = {}
+    for plan in engine.plans:
+        for layer, names in plan.failed.items():
+            failed.setdefault(layer, set()).update(names)
+    return failed

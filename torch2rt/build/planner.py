@@ -345,6 +345,7 @@ class _Planner:
             viewed=tuple(a.layer for a in placement.actions if a.is_view),
             runners_up=self._runners_up(placement.actions),
             untuned=sum(not action.option.is_tuned for action in placement.actions),
+            failed={name: tuple(sorted(pairs)) for name, pairs in self.measure.failures.items()},
         )
 
     def _runners_up(self, actions: list[Action]) -> dict[str, tuple[tuple[str, float], ...]]:

@@ -65,7 +65,8 @@ class Plan:
 
     ``live_bytes`` is the largest sum of bytes alive at one step: no arena can be smaller.
     ``viewed`` lists layers that need no step: their tensors share memory. ``untuned`` counts the
-    steps whose tactic nobody measured against its rivals.
+    steps whose tactic nobody measured against its rivals. ``failed`` names, by layer, the tactics
+    and output layouts that failed or were wrong when the plan was made.
     """
 
     symbols: dict[str, int]
@@ -76,6 +77,7 @@ class Plan:
     viewed: tuple[str, ...] = ()
     runners_up: dict[str, tuple[tuple[str, float], ...]] = field(default_factory=dict)
     untuned: int = 0
+    failed: dict[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
 
     @property
     def stream_count(self) -> int:
@@ -93,6 +95,7 @@ class Plan:
             "viewed": list(self.viewed),
             "runners_up": {name: [list(r) for r in rows] for name, rows in self.runners_up.items()},
             "untuned": self.untuned,
+            "failed": {name: [list(pair) for pair in pairs] for name, pairs in self.failed.items()},
         }
 
     @staticmethod
@@ -112,6 +115,10 @@ class Plan:
                 for name, rows in data["runners_up"].items()
             },
             untuned=_size(data.get("untuned", 0)),
+            failed={
+                str(name): tuple((str(tactic), str(layout)) for tactic, layout in pairs)
+                for name, pairs in data.get("failed", {}).items()
+            },
         )
         plan.check()
         return plan
