@@ -1,7 +1,7 @@
 """The path of inputs with NaN or infinity.
 
-oneDNN's activations, and ours, compare with instructions that drop NaN: relu(NaN) is 0 there and
-NaN in torch.
+oneDNN's activations, whether torch calls them or we do, and ours compare with instructions that
+drop NaN: relu(NaN) is 0 there and NaN in torch.
 A call whose inputs are not all finite therefore runs through each layer's reference, which is slow
 and does what torch does.
 """
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from torch2rt.engine.engine import Engine
 
 
-# Libraries of tactics whose activations are written so.
-_DROPPING = ("onednn", "winograd")
+# Libraries, and variants of torch's, whose activations are written so.
+_DROPPING = frozenset(("onednn", "winograd", "mkldnn"))
 
 # Up to so many elements the calls cost more than the passes.
 _FEW = 4096
@@ -34,7 +34,7 @@ _FEW = 4096
 def drops_nan(executable: Executable) -> bool:
     """Whether a step of the plan may turn a NaN into a number."""
     return any(
-        step.plan_step.tactic.split(".")[1] in _DROPPING and step.plan_step.layer
+        step.plan_step.layer and _DROPPING.intersection(step.plan_step.tactic.split("."))
         for step in executable.steps
     )
 

@@ -6,6 +6,7 @@ from functools import cache
 
 from torch2rt.backends.cpu import onednn
 from torch2rt.backends.cpu.epilogue import epilogue_refusal
+from torch2rt.backends.cpu.jit import jit_unavailable, machine
 from torch2rt.backends.cpu.quantized import is_quantized
 from torch2rt.backends.spec import LayerSpec, Layout
 from torch2rt.backends.tactic import Refusal
@@ -16,9 +17,20 @@ _FLOATS = (DType.FLOAT32, DType.BFLOAT16, DType.FLOAT16)
 
 
 @cache
+def instruction_set() -> str:
+    """What oneDNN generates code for here, by its name; empty where there is no oneDNN."""
+    try:
+        return onednn.effective_isa()
+    except onednn.OneDNNUnavailable:
+        return ""
+
+
+@cache
 def has_wide_vectors() -> bool:
-    """Whether oneDNN generates AVX-512 code here."""
-    return onednn.effective_isa().startswith("avx512")
+    """Whether oneDNN, or without it kernels of our own, use AVX-512 here."""
+    if instruction_set():
+        return instruction_set().startswith("avx512")
+    return jit_unavailable() is None and machine().lanes == 16
 
 
 def blocked_layout() -> Layout:
@@ -31,7 +43,7 @@ def computes_in(dtype: DType) -> bool:
     """Whether oneDNN has fast kernels for a dtype here."""
     if dtype is DType.FLOAT32:
         return True
-    isa = onednn.effective_isa()
+    isa = instruction_set()
     if dtype is DType.BFLOAT16:
         return isa.startswith("avx512")
     return dtype is DType.FLOAT16 and isa in ("avx512_core_fp16", "avx512_core_amx")
@@ -47,7 +59,7 @@ def is_supported_float(spec: LayerSpec) -> Refusal | None:
         if tensor.dtype not in _FLOATS:
             return Refusal(f"{tensor.dtype.value} is not computed by oneDNN's float kernels")
         if not computes_in(tensor.dtype):
-            return Refusal(f"{onednn.effective_isa()} has no fast {tensor.dtype.value}")
+            return Refusal(f"{instruction_set()} has no fast {tensor.dtype.value}")
     return epilogue_refusal(spec)
 
 

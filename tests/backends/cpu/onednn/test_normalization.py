@@ -2,6 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from torch2rt.backends.cpu.backend import onednn_unavailable
 from torch2rt.backends.cpu.onednn import (
     Arg,
     Norm,
@@ -14,6 +15,9 @@ from torch2rt.backends.cpu.onednn import (
     logsoftmax,
     softmax,
 )
+
+if onednn_unavailable() is not None:
+    pytest.skip("needs oneDNN", allow_module_level=True)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

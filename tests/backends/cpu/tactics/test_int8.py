@@ -4,10 +4,14 @@ import pytest
 import torch
 from tactic_testing import check_tactic
 
+from torch2rt.backends.cpu.backend import onednn_unavailable
 from torch2rt.backends.cpu.onednn import effective_isa
 from torch2rt.layers.convolution import Convolution
 from torch2rt.layers.matmul import Matmul
 from torch2rt.network.dtype import DType
+
+if onednn_unavailable() is not None:
+    pytest.skip("needs oneDNN", allow_module_level=True)
 
 needs_vnni = pytest.mark.skipif(
     not effective_isa().startswith("avx512_core_") and "vnni" not in effective_isa(),
