@@ -30,6 +30,7 @@ from torch2rt.extension.function import (
     define_function,
     define_operator,
     existing_operator,
+    is_own_operator,
     source_of,
 )
 from torch2rt.extension.implementations import (
@@ -45,7 +46,7 @@ from torch2rt.extension.implementations import (
 )
 from torch2rt.extension.lowering import add_rule
 from torch2rt.extension.module import ModuleDefinition, record_arguments
-from torch2rt.extension.registry import register, registered, unregister
+from torch2rt.extension.registry import register, unregister
 from torch2rt.network.dim import Dim
 from torch2rt.network.dim import maximum as larger
 from torch2rt.network.dim import minimum as smaller
@@ -194,7 +195,7 @@ def _register_named(
     if inspect.isclass(body):
         return _register_class(name, version, body, fake, given)
     overload = existing_operator(name)
-    if overload is not None and not _is_ours(name):
+    if overload is not None and not is_own_operator(name):
         return _registered(define_operator(name, version, overload, body, given))
     return _registered(define_function(name, version, body, fake, given))
 
@@ -230,11 +231,6 @@ def _register_class(
         option="target", value=cls, reason="no kind of class that can be a plugin",
         remedy="Pass an nn.Module, a torch.autograd.Function or a torch2rt.Plugin.",
     )
-
-
-def _is_ours(name: str) -> bool:
-    found = registered(name)
-    return isinstance(found, FunctionDefinition) and found.is_own_operator
 
 
 def _registered(definition: FunctionDefinition) -> PluginFunction:

@@ -394,3 +394,23 @@ def test_a_triton_function_without_its_parameters():
     body = torch2rt.plugin("t_functions::triton", triton=kernel)(_scaled)
     with pytest.raises(PluginError, match=r"Triton kernel k has no parameter \['LOST'\]"):
         lower(capture(Calls(body, 3.0).eval(), (X,), {}))
+
+
+def test_a_name_that_was_unregistered_takes_another_body():
+    @torch2rt.plugin("t_fun::again")
+    def first(x: Tensor) -> Tensor:
+        return x + 1
+
+    unregister("t_fun::again")
+
+    @torch2rt.plugin("t_fun::again")
+    def second(x: Tensor) -> Tensor:
+        return x + 2
+
+    class Calls(nn.Module):
+        def forward(self, x):
+            return second(x)
+
+    x = torch.randn(3, 4)
+    rt = torch2rt.convert(Calls(), x, progress=False)
+    torch.testing.assert_close(rt(x), x + 2)

@@ -19,6 +19,8 @@ from torch2rt.network.dim import SymbolicDim
 from torch2rt.network.dtype import DType
 
 _TYPES = (bool, int, float, str)
+# Operators of torch cannot be taken back: these may be defined again.
+_own_operators: set[str] = set()
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,7 @@ def define_function(
             remedy="Annotate parameters as Tensor, int, float, bool, str, or lists or Optional of "
             "these, and the result as Tensor or a tuple of Tensors",
         ) from error
+    _own_operators.add(name)
     operator.register_fake(_owning(fake) if fake is not None else typed)
     return FunctionDefinition(
         name, version, body.__module__, source_of(body), implementations, body,
@@ -127,6 +130,11 @@ def existing_operator(name: str) -> Any:
     overloads = packet.overloads()
     chosen = overload or ("default" if "default" in overloads else overloads[0])
     return getattr(packet, chosen)
+
+
+def is_own_operator(name: str) -> bool:
+    """Whether the operator of this name was made for a plugin, which may be unregistered by now."""
+    return name in _own_operators
 
 
 def operator_name(overload: Any) -> str:
