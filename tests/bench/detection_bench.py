@@ -49,6 +49,8 @@ COLUMNS = ("case", "device", "precision", "contender", "median_ms", "p10_ms", "p
            "rounds", "times_eager_fp32", "found", "build_s", "status")
 # Boxes and how many are kept, of the bar of suppression.
 NMS_CASES = ((100_000, 300), (5_000, 300))
+# Seconds of a contender's turn, about.
+TURN_S = 0.5
 LOW = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -261,17 +263,23 @@ def run(
 
 
 def _time_ms(entry: Entry, args: argparse.Namespace) -> float:
-    """Milliseconds of one call, the mean over a few."""
+    """Milliseconds of one call, the mean over a few, and over fewer where one takes long."""
     assert entry.call is not None
-    entry.call()
-    if args.device == "cuda":
+    once_s = _time_s(entry.call, 1, args.device)
+    calls = max(1, min(args.calls, int(TURN_S / once_s)))
+    return _time_s(entry.call, calls, args.device) * 1e3 / calls
+
+
+def _time_s(call: Callable[[], Any], calls: int, device: str) -> float:
+    """Seconds of so many calls."""
+    if device == "cuda":
         torch.cuda.synchronize()
     start = time.perf_counter()
-    for _ in range(args.calls):
-        entry.call()
-    if args.device == "cuda":
+    for _ in range(calls):
+        call()
+    if device == "cuda":
         torch.cuda.synchronize()
-    return (time.perf_counter() - start) * 1e3 / args.calls
+    return time.perf_counter() - start
 
 
 def write(entries: list[Entry], path: Path, device: str) -> None:

@@ -9,6 +9,7 @@ chain of kernels as plugins is compared with the same kernels in a graph capture
 from __future__ import annotations
 
 import csv
+import functools
 import statistics
 import sys
 import tempfile
@@ -29,7 +30,8 @@ from torch2rt.engine.context import Context
 from torch2rt.plugin import CudaKernel, ceil_div, count
 
 HERE = Path(__file__).parent
-CHAIN = 64
+# Kernels in a chain: what a call costs by itself goes with the difference.
+CHAINS = (16, 80)
 SIZE = 1 << 21
 ROUNDS = 20
 
@@ -128,19 +130,20 @@ def chains_on_gpu() -> list[Figure]:
         numbers=lambda s, a: [count(s.outputs[0]), 0.5],
     ))(lambda x: torch.where(x > 0, x, 0.5 * x))
     x = torch.randn(2, SIZE // 2, device="cuda")
-    with tempfile.TemporaryDirectory() as folder:
-        rt = torch2rt.convert(
-            Called(function, CHAIN).cuda(), x, device="cuda", progress=False,
-            timing_cache=Path(folder, "t.jsonl"),
-        )
-    by_hand = captured_chain(x)
-    for _ in range(5):
-        rt(x)
-        by_hand()
+    engines, by_hand = [], [captured_chain(x, length) for length in CHAINS]
+    for length in CHAINS:
+        with tempfile.TemporaryDirectory() as folder:
+            rt = torch2rt.convert(
+                Called(function, length), x, progress=False, timing_cache=Path(folder, "t.jsonl")
+            )
+        engines.append(functools.partial(rt, x))
+    for call in (*engines, *by_hand):
+        for _ in range(5):
+            call()
     engine_us, own_us = [], []
     for _ in range(ROUNDS):
-        engine_us.append(event_us(lambda: rt(x)) / CHAIN)
-        own_us.append(event_us(by_hand) / CHAIN)
+        engine_us.append(_us_per_kernel(engines))
+        own_us.append(_us_per_kernel(by_hand))
     over = [a - b for a, b in zip(engine_us, own_us, strict=True)]
     return [
         Figure("kernel in a graph captured by hand", "us", own_us, 0),
@@ -149,8 +152,14 @@ def chains_on_gpu() -> list[Figure]:
     ]
 
 
-def captured_chain(x: torch.Tensor) -> Callable[[], object]:
-    """The chain as a CUDA graph of CuPy's, on torch's current stream."""
+def _us_per_kernel(chains: Sequence[Callable[[], object]]) -> float:
+    """What one kernel more takes, from a short chain and a long one."""
+    short_us, long_us = (event_us(chain) for chain in chains)
+    return (long_us - short_us) / (CHAINS[1] - CHAINS[0])
+
+
+def captured_chain(x: torch.Tensor, length: int) -> Callable[[], object]:
+    """A chain as a CUDA graph of CuPy's, on torch's current stream."""
     import cupy
 
     kernel = cupy.RawKernel(SOURCE, "leaky")
@@ -160,7 +169,7 @@ def captured_chain(x: torch.Tensor) -> Callable[[], object]:
 
     def enqueue() -> None:
         source = arrays[0]
-        for number in range(CHAIN):
+        for number in range(length):
             target = arrays[1 + number % 2]
             kernel(grid, block, (source, target, np.int32(SIZE), np.float32(0.5)))
             source = target
