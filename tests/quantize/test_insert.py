@@ -19,8 +19,13 @@ from torch2rt.quantize.table import Range
 
 
 class Table(dict):
+    edited = ()
+
     def range(self, name):
         return self.get(name)
+
+    def is_edited(self, name):
+        return name in self.edited
 
 
 def network_of(model: nn.Module, x: torch.Tensor) -> Network:
@@ -141,6 +146,33 @@ def test_parts_of_a_concat_share_a_scale():
         layer.kind.expression.text for layer in network.layers if layer.kind.name == "pointwise"
     ]
     assert len(scales) == 1  # of the input, which a pooling brings into the concat
+
+
+def pooled_scale(edited: dict[str, float], without: tuple[str, ...] = ()) -> float | None:
+    """The scale of a tensor that a pooling hands on, None where it is not quantized."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.MaxPool2d(2), nn.Conv2d(4, 4, 1))
+    x = torch.randn(1, 3, 8, 8)
+    network = network_of(model, x)
+    table, _ = table_of(network, x)
+    table.update((name, Range(threshold, False)) for name, threshold in edited.items())
+    table.edited = tuple(edited)
+    for name in without:
+        del table[name]
+    insert_quantization(network, table, target="cuda", fold=False)
+    found = [t for t in network.constants if t.name == "0.scale"]
+    return float(found[0].data) * 127 if found else None
+
+
+def test_a_threshold_that_a_user_edited_counts_for_all_that_share_it():
+    assert pooled_scale({}) > 0.5
+    assert pooled_scale({"0": 0.25}) == pytest.approx(0.25)
+    assert pooled_scale({"1": 0.125}) == pytest.approx(0.125)
+    assert pooled_scale({"0": 0.25, "1": 0.5}) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("name", ["0", "1"])
+def test_a_line_that_a_user_deleted_leaves_all_that_share_its_scale_in_float(name):
+    assert pooled_scale({}, without=(name,)) is None
 
 
 def test_depthwise_groups_and_products():

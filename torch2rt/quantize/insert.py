@@ -9,7 +9,8 @@ Quantized are contractions with constant weights: their weights, symmetric, one 
 channel; their inputs, one scale per tensor; and tensors that their epilogues add to the result.
 So are the inputs of plugins that take int8.
 Tensors between which values only move (max pooling, concat, reshape, ...) share one scale, so
-that those layers work on the stored bytes.
+that those layers work on the stored bytes: that of the largest threshold, of the thresholds that a
+user edited where there are any. Where one of them has no range, none is quantized.
 """
 
 from __future__ import annotations
@@ -62,6 +63,9 @@ class Ranges(Protocol):
     def range(self, name: str) -> Range | None:
         """Range of a tensor by name, None for one that is not to be quantized."""
 
+    def is_edited(self, name: str) -> bool:
+        """Whether a user set the threshold of a tensor that has a range."""
+
 
 def insert_quantization(
     network: Network, table: Ranges, *, target: str, overrides: Overrides | None = None,
@@ -82,11 +86,31 @@ def insert_quantization(
 
 @dataclass
 class _Group:
-    """Tensors of one scale, and what the table says of them together."""
+    """Tensors of one scale, and what the table says of them together.
+
+    The threshold is 0 where the table has nothing to say of one of them, ``unknown``.
+    """
 
     tensors: list[Tensor] = field(default_factory=list)
     threshold: float = 0.0
     is_nonnegative: bool = True
+    unknown: Tensor | None = None
+
+    def read(self, table: Ranges) -> None:
+        """Take in the ranges of all members; thresholds that a user edited count alone."""
+        ranges = {}
+        for tensor in self.tensors:
+            found = table.range(tensor.name)
+            if found is None:
+                self.unknown = tensor
+                return
+            ranges[tensor.name] = found
+        thresholds = {name: found.threshold for name, found in ranges.items()}
+        if len({*thresholds.values()}) > 1:
+            edited = {n: t for n, t in thresholds.items() if table.is_edited(n)}
+            thresholds = edited or thresholds
+        self.threshold = max(thresholds.values())
+        self.is_nonnegative = all(found.is_nonnegative for found in ranges.values())
 
 
 class _Insertion:
@@ -144,7 +168,8 @@ class _Insertion:
             return "its weight is no matrix"
         group = self.groups.get(x)
         if x.is_constant or group is None or group.threshold <= 0:
-            return f"no range is known of {x.name}"
+            unknown = group.unknown if group is not None and group.unknown is not None else x
+            return f"no range is known of {unknown.name}"
         return None
 
     def _residuals(self, layer: Layer, wanted: set[Layer]) -> list[Tensor]:
@@ -235,10 +260,7 @@ def _groups(network: Network, table: Ranges) -> dict[Tensor, _Group]:
             continue
         group = _Group()
         _gather(tensor, group, groups)
-        ranges = [table.range(member.name) for member in group.tensors]
-        known = [item for item in ranges if item is not None]
-        group.threshold = max((item.threshold for item in known), default=0.0)
-        group.is_nonnegative = all(item.is_nonnegative for item in known)
+        group.read(table)
     return groups
 
 

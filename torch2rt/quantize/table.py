@@ -99,6 +99,10 @@ class CalibrationTable:
         row = self.rows.get(name)
         return None if row is None else Range(row.threshold, row.minimum >= 0.0)
 
+    def is_edited(self, name: str) -> bool:
+        """Whether a user changed the threshold of a tensor that has one."""
+        return self.rows[name].is_edited
+
     def __contains__(self, name: object) -> bool:
         return name in self.rows
 
