@@ -1,7 +1,7 @@
 """What kernels for Hopper ask of the copy engine, barriers and tensor cores, as C++ functions.
 
 Tensor maps are kernel parameters (``const __grid_constant__ TensorMap map``); addresses of shared
-memory are 32-bit. ``..._for_both`` is for clusters of two blocks.
+memory are 32-bit. ``..._for_both`` is for clusters of two blocks. ROW_BYTES is 128 or 64.
 Source: PTX ISA, mbarrier, cp.async.bulk.tensor, wgmma. Architectures: sm_90a alone.
 """
 
@@ -90,9 +90,9 @@ T2R_DEVICE void sums_commit() { asm volatile("wgmma.commit_group.sync.aligned;" 
 template <int LEFT> T2R_DEVICE void sums_wait() {
     asm volatile("wgmma.wait_group.sync.aligned %0;" :: "n"(LEFT) : "memory");
 }
-// Where rows of 128 bytes lie that a tensor map has swizzled: groups of eight rows, dense.
+// Where rows of ROW_BYTES lie that a tensor map has swizzled: groups of eight rows, dense.
 T2R_DEVICE u64 describe(u32 address) {
-    return (u64)((address & 0x3ffff) >> 4) | ((u64)1 << 16) | ((u64)(1024 >> 4) << 32)
-         | ((u64)1 << 62);
+    return (u64)((address & 0x3ffff) >> 4) | ((u64)1 << 16) | ((u64)(8 * ROW_BYTES >> 4) << 32)
+         | ((u64)(ROW_BYTES == 128 ? 1 : 2) << 62);
 }
 """

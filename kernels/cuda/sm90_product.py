@@ -27,7 +27,7 @@ from torch2rt.kernels.cuda.sm90_async import SM90_ASYNC
 from torch2rt.kernels.cuda.sm90_product_form import (
     AHEAD,
     BLOCK_M,
-    ROW_BYTES,
+    REGISTERS,
     Operand,
     ProductForm,
     Taps,
@@ -45,8 +45,9 @@ def product_source(form: ProductForm) -> str:
     constants = {
         "BN": form.block_n, "STAGES": form.stages, "SHARES_A": int(form.shares_a),
         "IS_EVEN": int(form.is_even), "HAS_PAIRS": int(form.has_pairs),
-        "AHEAD": AHEAD[form.block_n], "A_BYTES": BLOCK_M * ROW_BYTES,
-        "B_BYTES": form.block_n * ROW_BYTES, "BK": form.block_k,
+        "AHEAD": AHEAD[form.block_n], "ROW_BYTES": form.row_bytes,
+        "A_BYTES": BLOCK_M * form.row_bytes, "B_BYTES": form.block_n * form.row_bytes,
+        "BK": form.block_k,
         "STAGING_BYTES": form.staging_bytes, "STORE_COLUMNS": form.store_columns,
         "STORE_ROW_BYTES": form.store_row_bytes, "HALF_BYTES": form.half_bytes,
         "HAS_STAGED": int(form.has_staged), **_tap_constants(form.taps),
@@ -59,7 +60,7 @@ def product_source(form: ProductForm) -> str:
     ]
     return "\n".join([
         PRELUDE, *lines, *types, SM90_ASYNC, _PLACES, _multiply(form), _epilogue(form),
-        _kernel(form.operands),
+        _kernel(form),
     ])
 
 
@@ -112,8 +113,17 @@ T2R_DEVICE auto epilogue({parameters}) {{ return {form.expression}; }}
 """
 
 
-def _kernel(operands: Sequence[Operand]) -> str:
-    """The kernel, with the operands of the epilogue written out."""
+def _kernel(form: ProductForm) -> str:
+    """The kernel, with its registers and the operands of the epilogue written out."""
+    few, many = REGISTERS[form.blocks]
+    numbers = {"BLOCKS": form.blocks, "FEW": few, "MANY": many}
+    kernel = _with_operands(form.operands)
+    for key, number in numbers.items():
+        kernel = kernel.replace(f"@{key}@", str(number))
+    return kernel
+
+
+def _with_operands(operands: Sequence[Operand]) -> str:
     parts: dict[str, list[str]] = {
         key: [] for key in (
             "PARAMETERS", "ARGUMENTS", "SCALARS", "ARRAYS", "COLUMNS", "READS", "FETCHES", "PASSED"
@@ -298,7 +308,7 @@ T2R_DEVICE void finish(
     }
 }
 
-extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(384, 1) t2r_product(
+extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(384, @BLOCKS@) t2r_product(
     const __grid_constant__ TensorMap a_map, const __grid_constant__ TensorMap b_map,
     const __grid_constant__ TensorMap y_map, int m, int n, int steps, int tiles@PARAMETERS@
 ) {
@@ -320,7 +330,7 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(384, 1) t
     cluster_sync();
     t2r_wait();
     if (group == 0) {
-        asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 @FEW@;");
         if (thread == 0) {
             int stage = 0, parity = 1;
             for (int index = first; index < tiles; index += clusters) {
@@ -340,7 +350,7 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(384, 1) t
             }
         }
     } else {
-        asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+        asm volatile("setmaxnreg.inc.sync.aligned.u32 @MANY@;");
         const int mine = group - 1, lane = thread % 32, warp = thread / 32;
         const u32 own_staging = staging + mine * STAGING_BYTES, fetched = fetches + 8 * mine;
         const int ORDER = 1, STORE = 3;
@@ -364,9 +374,9 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(384, 1) t
                 hold(lower);
                 sums_begin();
 #pragma unroll
-                for (int piece = 0; piece < 4; piece++) {  // of 32 bytes: two units of 16
+                for (int piece = 0; piece < ROW_BYTES / 32; piece++) {  // two units of 16 bytes
                     multiply(upper, a + 2 * piece, b + 2 * piece, step | piece);
-                    multiply(lower, a + 64 * 128 / 16 + 2 * piece, b + 2 * piece, step | piece);
+                    multiply(lower, a + 64 * ROW_BYTES / 16 + 2 * piece, b + 2 * piece, step | piece);
                 }
                 sums_commit();
                 hold(upper);

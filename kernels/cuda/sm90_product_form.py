@@ -8,11 +8,14 @@ from torch2rt.network.dtype import DType
 
 BLOCK_M = 128
 STORE_ROWS = 64  # the result is staged and stored by halves of a tile
-ROW_BYTES = 128  # of an operand's tile in a stage: what one swizzled row holds
 THREADS = 384
 # Groups of eight columns whose operands of the epilogue are read together, by the width of tiles:
 # what is left of the registers beside the sums.
-AHEAD = {128: 8, 192: 2}
+AHEAD = {64: 2, 128: 8, 192: 2}
+# Narrow tiles leave room for two blocks, whose epilogues hide each other's waits.
+BLOCKS = {64: 2, 128: 1, 192: 1}
+# Registers of a thread that copies, and of one that multiplies.
+REGISTERS = {1: (40, 232), 2: (24, 104)}
 _ALIGNMENT = 1024
 _BARRIER_BYTES = 1024
 
@@ -44,6 +47,7 @@ class Taps:
 class ProductForm:
     """What a source is for. ``shares_a``: the two blocks of a cluster share rows of a, else of b.
 
+    ``row_bytes``: of an operand's tile in a stage, 128 or 64: what one swizzled row holds.
     ``is_even``: m and n are multiples of the tiles of a cluster. ``has_pairs``: n is even.
     ``expression``: C++ of the epilogue in ``i0`` (float; int for int8 operands), ``i1`` and so on.
     """
@@ -51,6 +55,7 @@ class ProductForm:
     dtype: DType
     out_dtype: DType
     block_n: int
+    row_bytes: int
     stages: int
     shares_a: bool
     is_even: bool
@@ -65,9 +70,14 @@ class ProductForm:
         return any(operand.kind == "staged" for operand in self.operands)
 
     @property
+    def blocks(self) -> int:
+        """Blocks that a multiprocessor runs at a time."""
+        return BLOCKS[self.block_n]
+
+    @property
     def block_k(self) -> int:
         """Elements of a row of a stage."""
-        return ROW_BYTES // self.dtype.itemsize_bytes
+        return self.row_bytes // self.dtype.itemsize_bytes
 
     @property
     def store_columns(self) -> int:
@@ -98,5 +108,5 @@ class ProductForm:
     @property
     def shared_bytes(self) -> int:
         """Dynamic shared memory of a block."""
-        stage = (BLOCK_M + self.block_n) * ROW_BYTES
+        stage = (BLOCK_M + self.block_n) * self.row_bytes
         return self.stages * stage + 2 * self.staging_bytes + _BARRIER_BYTES + _ALIGNMENT

@@ -40,7 +40,7 @@ SHAPES = {
     # rows, columns, k: whole tiles; odd tiles; parts of tiles; many rounds; one step; a k in parts.
     "even": (1024, 768, 256), "odd-tiles": (384, 384, 512), "parts": (1000, 584, 200),
     "rounds": (9000, 1536, 128), "short": (300, 200, 64), "thin": (70, 1000, 768),
-    "long": (256, 384, 4096),
+    "long": (256, 384, 4096), "half-step": (500, 328, 32),
 }
 
 
@@ -98,6 +98,8 @@ WINDOWS = {
     "dilated": ((2, 64, 20, 20), (96, 64, 3, 3), 1, 2, 2),
     "valid": ((2, 80, 16, 20), (64, 80, 3, 3), 1, 0, 1),
     "7x7": ((2, 16, 33, 31), (64, 16, 7, 7), 2, 3, 1),
+    "narrow": ((9, 64, 30, 30), (64, 64, 3, 3), 1, 1, 1),
+    "3-halves": ((3, 96, 15, 15), (72, 96, 3, 3), 1, 1, 1),
 }
 
 
@@ -134,7 +136,7 @@ def test_windows(width: str, window: str, dtype: torch.dtype) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("shape", ["even", "parts", "rounds", "long"])
+@pytest.mark.parametrize("shape", ["even", "parts", "rounds", "long", "half-step"])
 def test_integers(width: str, shape: str) -> None:
     m, n, k = SHAPES[shape]
     k = k - k % 16
@@ -156,19 +158,24 @@ def test_integers(width: str, shape: str) -> None:
 TAPS = Taps((3, 3), (2, 2), (1, 1), (1, 1), (14, 14), 2)
 FORMS = [
     ProductForm(
-        DType.FLOAT16, DType.FLOAT16, 192, 3, True, False, False,
+        DType.FLOAT16, DType.FLOAT16, 192, 128, 3, True, False, False,
         (Operand("column", DType.FLOAT32),), "t2r_gelu_16(i0 + i1)",
     ),
     ProductForm(
-        DType.BFLOAT16, DType.BFLOAT16, 128, 4, False, True, True,
+        DType.BFLOAT16, DType.BFLOAT16, 128, 128, 4, False, True, True,
         (Operand("column", DType.FLOAT32), Operand("matrix", DType.BFLOAT16)),
         "t2r_relu(i0 + i1 + i2)",
     ),
     ProductForm(
-        DType.INT8, DType.INT8, 192, 4, False, False, True,
+        DType.INT8, DType.INT8, 192, 128, 4, False, False, True,
         (Operand("column", DType.FLOAT32), Operand("staged", DType.INT8),
          Operand("scalar", DType.FLOAT32)),
         "(i8)(i32)rint(t2r_clamp((float)i0 * i1 + i2 * i3, -128.0f, 127.0f))", TAPS,
+    ),
+    ProductForm(
+        DType.INT8, DType.INT8, 64, 64, 4, True, True, True,
+        (Operand("column", DType.FLOAT32), Operand("staged", DType.INT8)),
+        "(i8)(i32)rint(t2r_clamp((float)i0 * i1 + i2, -128.0f, 127.0f))", TAPS,
     ),
 ]
 

@@ -37,7 +37,7 @@ from torch2rt.backends.tactic import Prepared, Refusal, Weights
 from torch2rt.kernels.cuda.sm90_product import product_source
 from torch2rt.kernels.cuda.sm90_product_form import (
     BLOCK_M,
-    ROW_BYTES,
+    BLOCKS,
     STORE_ROWS,
     THREADS,
     Operand,
@@ -47,7 +47,7 @@ from torch2rt.kernels.cuda.sm90_product_form import (
 from torch2rt.network.dtype import DType
 
 # Widths of tiles.
-WIDTHS = (128, 192)
+WIDTHS = (64, 128, 192)
 # CUtensorMapDataType and CUtensorMapSwizzle of the driver.
 _ELEMENTS = {DType.INT8: 0, DType.FLOAT16: 6, DType.BFLOAT16: 9}
 _SWIZZLES = {64: 2, 128: 3}
@@ -57,6 +57,8 @@ _FLOPS_PER_US = 5.0e6
 _START_US = 3.0
 _MEMORY_BYTES_PER_US = 3.6e6
 _MOST_STAGES = 6
+# What is kept of a multiprocessor's shared memory per block, beside the block's own.
+_RESERVED_BYTES = 1024
 # Products of bytes whose sum stays within 2^22, which converts to float at full rate.
 _MOST_SMALL_TERMS = 2**22 // 128**2
 # What corners and steps of an im2col map may be.
@@ -83,9 +85,15 @@ class Problem:
     window: Window | None = None
 
     @property
+    def row_bytes(self) -> int:
+        """Bytes of k per stage: 64 where 128 would leave much of the last one empty."""
+        units = math.ceil(self.k * self.dtype.itemsize_bytes / 64)
+        return 64 if units in (1, 3) else 128
+
+    @property
     def block_k(self) -> int:
         """Elements of k per stage."""
-        elements: int = ROW_BYTES // self.dtype.itemsize_bytes
+        elements: int = self.row_bytes // self.dtype.itemsize_bytes
         return elements
 
     @property
@@ -197,8 +205,9 @@ def prepare_problem(
     form = _form(spec, problem, block_n, device)
     kernel = cpp_kernel(weights, "t2r_product", product_source(form), form.shared_bytes)
     tiles = _pairs(problem, block_n, form.shares_a)
+    clusters = min(tiles, form.blocks * device.multiprocessors // 2)
     launch = Launch(
-        kernel, (2 * min(tiles, device.multiprocessors // 2), 1, 1), (THREADS, 1, 1),
+        kernel, (2 * clusters, 1, 1), (THREADS, 1, 1),
         _arguments(spec, weights, problem, form, tiles), form.shared_bytes, overlaps=True,
     )
     return KernelPrepared([launch], may_overwrite=overwritable(spec, problem.extras))
@@ -206,19 +215,18 @@ def prepare_problem(
 
 def _form(spec: LayerSpec, problem: Problem, block_n: int, device: Device) -> ProductForm:
     """The source's parameters: the operand to share is the one that leaves the fewest rounds."""
-    clusters = device.multiprocessors // 2
+    clusters = BLOCKS[block_n] * device.multiprocessors // 2
     pairs = {shares_a: _pairs(problem, block_n, shares_a) for shares_a in (False, True)}
     shares_a = min(pairs, key=lambda shares: (math.ceil(pairs[shares] / clusters), pairs[shares]))
     rows, columns = (BLOCK_M, 2 * block_n) if shares_a else (2 * BLOCK_M, block_n)
     form = ProductForm(
-        problem.dtype, problem.out_dtype, block_n, 2, shares_a,
+        problem.dtype, problem.out_dtype, block_n, problem.row_bytes, 2, shares_a,
         problem.m % rows == 0 and problem.n % columns == 0, problem.n % 2 == 0,
         _operands(problem), _expression(spec, problem), _taps(problem),
     )
+    room = (device.shared_bytes + _RESERVED_BYTES) // form.blocks - _RESERVED_BYTES
     stages = 2
-    while stages < _MOST_STAGES and (
-        replace(form, stages=stages + 1).shared_bytes <= device.shared_bytes
-    ):
+    while stages < _MOST_STAGES and replace(form, stages=stages + 1).shared_bytes <= room:
         stages += 1
     return replace(form, stages=stages)
 
@@ -287,7 +295,7 @@ def _arguments(
 def _rows(spec: LayerSpec, weights: Weights, problem: Problem, form: ProductForm) -> Encoded:
     """The map of the left operand: rows, or pixels."""
     item, (rows, _) = problem.dtype.itemsize_bytes, form.box_rows
-    box = Box(_ELEMENTS[problem.dtype], item, _SWIZZLES[128], (rows, form.block_k))
+    box = Box(_ELEMENTS[problem.dtype], item, _SWIZZLES[form.row_bytes], (rows, form.block_k))
     place = operand(spec, weights, 0)
     if problem.product is not None:
         pitch = _pitch(problem.product.a[2], problem.k, item)
@@ -305,7 +313,7 @@ def _columns(spec: LayerSpec, weights: Weights, problem: Problem, form: ProductF
     """The map of the weights as [n, k], or [n, taps and channels]."""
     _, rows = form.box_rows
     item = problem.dtype.itemsize_bytes
-    box = Box(_ELEMENTS[problem.dtype], item, _SWIZZLES[128], (rows, form.block_k))
+    box = Box(_ELEMENTS[problem.dtype], item, _SWIZZLES[form.row_bytes], (rows, form.block_k))
     if problem.product is not None:
         pitch = packed_pitch(problem.product)
         packed = packed_rows(spec, weights, problem.product)
