@@ -376,7 +376,7 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(384, @BLO
 #pragma unroll
                 for (int piece = 0; piece < ROW_BYTES / 32; piece++) {  // two units of 16 bytes
                     multiply(upper, a + 2 * piece, b + 2 * piece, step | piece);
-                    multiply(lower, a + 64 * ROW_BYTES / 16 + 2 * piece, b + 2 * piece, step | piece);
+                    multiply(lower, a + 4 * ROW_BYTES + 2 * piece, b + 2 * piece, step | piece);
                 }
                 sums_commit();
                 hold(upper);
