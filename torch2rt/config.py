@@ -12,7 +12,7 @@ from torch2rt.errors import ConfigError
 from torch2rt.quantize.budget import Budget
 from torch2rt.quantize.overrides import FLOAT32, Overrides
 
-PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8")
+PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8", "int8_weights")
 # What a CPU has no arithmetic for, and what to use there instead.
 _NOT_ON_CPU = {
     "fp16": 'precision="bf16", which is as fast there as it gets, or "fp32"',

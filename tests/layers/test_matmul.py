@@ -94,3 +94,28 @@ def test_inputs_that_do_not_fit_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         Matmul().infer([TensorType(a, DType.FLOAT32), TensorType(b, DType.FLOAT32)])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+def test_weights_stored_in_8_bits_are_numbers(dtype: torch.dtype) -> None:
+    x = torch.randn(3, 40).to(dtype)
+    w = torch.randint(-128, 128, (5, 40)).to(torch.int8)
+    (got,) = Matmul(transpose_b=True).reference([x, w])
+    assert got.dtype == dtype
+    exact = x.double() @ w.double().T
+    bound = {torch.float16: 1e-3, torch.bfloat16: 8e-3}.get(dtype, 1e-6)
+    assert float((got.double() - exact).norm() / exact.norm()) < bound
+
+
+def test_stored_weights_have_the_dtype_of_what_they_multiply() -> None:
+    def infer(a: DType, b: DType) -> TensorType:
+        return Matmul().infer([TensorType((2, 3), a), TensorType((3, 4), b)])[0]
+
+    for dtype in (DType.FLOAT32, DType.FLOAT16, DType.BFLOAT16):
+        assert infer(dtype, DType.INT8) == TensorType((2, 4), dtype)
+    for a, b in (
+        (DType.FLOAT8_E4M3, DType.INT8), (DType.FLOAT32, DType.UINT8), (DType.INT8, DType.FLOAT32),
+        (DType.INT32, DType.INT8),
+    ):
+        with pytest.raises(ValueError, match=f"dtypes {a.value} and {b.value} differ"):
+            infer(a, b)

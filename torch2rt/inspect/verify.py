@@ -19,7 +19,12 @@ from torch2rt.inspect.choices import Choices, errors_beside, hanging_outputs
 from torch2rt.inspect.failure import failure, step_facts
 from torch2rt.inspect.plugins import check_plugins
 from torch2rt.inspect.tolerance import NETWORK, relative_error
-from torch2rt.inspect.verify_quantized import NONSENSE, check_quantized, is_quantized
+from torch2rt.inspect.verify_quantized import (
+    NONSENSE,
+    check_quantized,
+    is_quantized,
+    stores_weights,
+)
 from torch2rt.network.network import Network
 
 # How much worse an engine may be than the model's own rounding error at that precision.
@@ -57,7 +62,7 @@ def verify_engine(
         chosen = check_choices(engine, network, inputs, what)
         if chosen is not None:
             return chosen
-    if is_quantized(engine.network):
+    if is_quantized(engine.network) or stores_weights(engine.network):
         return check_quantized(engine, runs, inputs, expected, what)
     if math.isinf(errors[worst]) and engine.precision == "fp16":
         _check_overflow(engine, inputs, what, worst)
@@ -87,7 +92,7 @@ def check_choices(
         exact = choices.replay(placed, torch.float64)
     errors = errors_beside(choices.values(), wanted)
     limits = dict.fromkeys(errors, NONSENSE)
-    if not is_quantized(engine.network):
+    if not (is_quantized(engine.network) or stores_weights(engine.network)):
         beside = _eager_with(choices, placed, engine.precision, wanted)
         factor, limit = _ALLOWED_OVER_EAGER[engine.precision], NETWORK[engine.precision]
         limits = {

@@ -1,4 +1,4 @@
-"""Verification of engines with 8-bit layers.
+"""Verification of engines with 8-bit layers or weights.
 
 Two questions, of which the model's own tolerances answer neither. Does the engine compute the
 quantized network? Then it may differ from its reference by values that fell to the other side of
@@ -18,7 +18,8 @@ from torch2rt.engine.engine import Engine
 from torch2rt.errors import QuantizationError
 from torch2rt.inspect.failure import failure
 from torch2rt.inspect.tolerance import relative_error
-from torch2rt.layers.accumulator import EIGHT_BITS
+from torch2rt.layers.accumulator import EIGHT_BITS, has_stored_weights
+from torch2rt.layers.matmul import Matmul
 from torch2rt.network.network import Network
 
 # Relative error of an output against the model beyond which it is no use: 6 dB.
@@ -33,6 +34,15 @@ def is_quantized(network: Network) -> bool:
     return any(
         output.dtype in EIGHT_BITS and any(t.dtype not in EIGHT_BITS for t in layer.inputs)
         for layer in network.layers for output in layer.outputs
+    )
+
+
+def stores_weights(network: Network) -> bool:
+    """Whether a layer multiplies floats by weights that are stored in 8 bits."""
+    return any(
+        isinstance(layer.kind, Matmul)
+        and has_stored_weights(layer.inputs[0].dtype, layer.inputs[1].dtype)
+        for layer in network.layers
     )
 
 

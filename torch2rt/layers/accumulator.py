@@ -17,6 +17,11 @@ EIGHT_BITS = (DType.INT8, DType.UINT8)
 _EXACT_IN_FLOAT32 = 2**24
 
 
+def has_stored_weights(a: DType, b: DType) -> bool:
+    """Whether a product is of floats and of weights that are stored in 8 bits."""
+    return b is DType.INT8 and a.is_float and a is not DType.FLOAT8_E4M3
+
+
 def accumulator_dtype(a: DType, b: DType) -> DType:
     """The dtype of a sum of products of two operands.
 

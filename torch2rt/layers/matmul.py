@@ -7,7 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from torch2rt import expression as ex
-from torch2rt.layers.accumulator import EIGHT_BITS, accumulator_dtype, summed_exactly
+from torch2rt.layers.accumulator import (
+    EIGHT_BITS,
+    accumulator_dtype,
+    has_stored_weights,
+    summed_exactly,
+)
 from torch2rt.layers.rules import rule
 from torch2rt.layers.shapes import broadcast
 from torch2rt.lazy_torch import torch
@@ -28,9 +33,10 @@ class Matmul(LayerKind):
     Inputs: a [*batch, m, k], or [*batch, k, m] with ``transpose_a``; b [*batch, k, n], or
     [*batch, n, k] with ``transpose_b``. The batch axes broadcast; both have at least two axes.
     Output: [*batch, m, n], dtype of a; of 8-bit integers the exact sum, int32; of float8 the sum
-    in float32. A linear layer is ``transpose_b`` with its weight [n, k]
-    as b; bias, residual and activation are epilogue terms. ``tf32`` lets float32 operands be
-    rounded to TF32, a mantissa of 10 bits, before they multiply.
+    in float32. Beside a float a, b may be int8: weights stored in 8 bits, whose whole numbers
+    are multiplied as floats, and whose scale is an epilogue term. A linear layer is
+    ``transpose_b`` with its weight [n, k] as b; bias, residual and activation are epilogue terms.
+    ``tf32`` lets float32 operands be rounded to TF32, a mantissa of 10 bits, before they multiply.
     Source: torch.matmul; ONNX MatMul and Gemm.
     """
 
@@ -50,7 +56,8 @@ class Matmul(LayerKind):
         if isinstance(k, int) and isinstance(k_of_b, int) and k != k_of_b:
             raise ValueError(f"matmul of {a} and {b}: inner sizes {k} and {k_of_b} differ")
         try:
-            dtype = accumulator_dtype(a.dtype, b.dtype)
+            is_stored = has_stored_weights(a.dtype, b.dtype)
+            dtype = a.dtype if is_stored else accumulator_dtype(a.dtype, b.dtype)
         except ValueError as error:
             raise ValueError(f"matmul of {a} and {b}: {error}") from error
         batch = broadcast(a.shape[:-2], b.shape[:-2])
@@ -59,6 +66,8 @@ class Matmul(LayerKind):
     def reference(self, inputs: Sequence[TorchTensor]) -> tuple[TorchTensor, ...]:
         """torch.matmul of the transposed views."""
         a, b = inputs
+        if b.dtype == torch.int8 and a.is_floating_point():
+            b = b.to(a.dtype)
         left, right = a.mT if self.transpose_a else a, b.mT if self.transpose_b else b
         return (summed_exactly(torch.matmul, left, right, left.shape[-1]),)
 

@@ -18,7 +18,7 @@ from torch2rt.network.network import Network
 
 EVERYTHING = "*"
 # What one layer may have, the lowest first: a network is called by the lowest it has.
-LAYER_PRECISIONS = ("int8", "fp16", "bf16", "fp32")
+LAYER_PRECISIONS = ("int8", "int8_weights", "fp16", "bf16", "fp32")
 _HALVES = frozenset({"fp16", "bf16"})
 _NAMED = 5
 

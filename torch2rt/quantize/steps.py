@@ -12,7 +12,7 @@ from torch2rt.calls.pytree import CallSpec
 from torch2rt.config import BuildConfig
 from torch2rt.errors import ConfigError
 from torch2rt.inspect.verify import exact_float32
-from torch2rt.inspect.verify_quantized import is_quantized
+from torch2rt.inspect.verify_quantized import is_quantized, stores_weights
 from torch2rt.network.copy import copy_network
 from torch2rt.network.dtype import DType
 from torch2rt.network.network import Network
@@ -25,9 +25,10 @@ from torch2rt.quantize.bias_correction import correct_layers
 from torch2rt.quantize.calibrate import Calibration, calibrate, wide_tensors
 from torch2rt.quantize.calibrator import Inputs
 from torch2rt.quantize.insert import insert_quantization
-from torch2rt.quantize.mix import ALL_LAYERS, INT8, USUAL_FLOAT, Mix
+from torch2rt.quantize.mix import ALL_LAYERS, INT8, INT8_WEIGHTS, USUAL_FLOAT, Mix
 from torch2rt.quantize.quality import LayerQuality, layer_quality
 from torch2rt.quantize.table import CalibrationTable
+from torch2rt.quantize.weights import store_weights
 
 _HALVES = {"bf16": DType.BFLOAT16, "fp16": DType.FLOAT16}
 
@@ -89,7 +90,8 @@ def set_precision(
 ) -> str:
     """Give layers the precisions asked for, and optimise what that leaves for the backend.
 
-    Returns the precision that the network is called by: "int8" if a layer has 8 bits.
+    Returns the precision that the network is called by: "int8" if a layer has 8 bits,
+    "int8_weights" if weights alone have.
     """
     overrides, half = config.overrides, _beside(config, target, mix)
     if config.precision == INT8 and table is not None:
@@ -97,19 +99,23 @@ def set_precision(
             network, table, target=target, log=log,
             overrides=mix.overriding(overrides.precision_of, half),
         )
+    stores = any(precision == INT8_WEIGHTS for _, precision in overrides.patterns)
+    if stores:
+        store_weights(
+            network, is_wanted=lambda layer: overrides.precision_of(layer) == INT8_WEIGHTS, log=log
+        )
     if half in _HALVES:
-        lowers = (half, INT8)
+        lowers = (half, INT8, INT8_WEIGHTS)
         lower = LowerPrecision(
             _HALVES[half], wide=wide_tensors(table) if table is not None and half == "fp16" else (),
             is_kept=lambda layer: overrides.precision_of(layer) not in lowers,
         )
         run_passes(network, [lower], log=log, check=False)
-    if half in _HALVES or config.precision == INT8:
+    if half in _HALVES or stores or config.precision == INT8:
         optimize(network, log=log, target=target)
     if "tf32" in (config.precision, half):
         run_passes(network, [AllowTf32()], log=log)
-    is_all_float = config.precision == INT8 and not is_quantized(network)
-    return half if is_all_float else config.precision
+    return _called_by(network, config.precision, half)
 
 
 def quality_of_layers(
@@ -133,10 +139,19 @@ def quality_of_layers(
         )
 
 
+def _called_by(network: Network, precision: str, half: str) -> str:
+    """The precision asked for, where it asks for 8 bits the lowest that a layer has."""
+    if precision == INT8 and is_quantized(network):
+        return INT8
+    if precision in (INT8, INT8_WEIGHTS):
+        return INT8_WEIGHTS if stores_weights(network) else half
+    return precision
+
+
 def _beside(config: BuildConfig, target: str, mix: Mix) -> str:
     """The precision of layers that 8 bits are not for."""
     half = mix.beside or config.overrides.half
-    return half or (USUAL_FLOAT[target] if config.precision == INT8 else "fp32")
+    return half or (USUAL_FLOAT[target] if config.precision in (INT8, INT8_WEIGHTS) else "fp32")
 
 
 def _no_ranges() -> ConfigError:

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from torch2rt.backends.cpu.jit import Function, Machine, address_of_kernel
+from torch2rt.backends.cpu.jit.print_vector import vector_declarations
 from torch2rt.backends.cpu.winograd import transform
 from torch2rt.backends.cpu.winograd.element import Element
 
-_FMA = "declare {v} @llvm.fma.v{n}f32({v}, {v}, {v})\n"
 _PAIRS = "<32 x bfloat>"
 _DOT = "@llvm.x86.avx512bf16.dpbf16ps.512"
 _DOT_DECLARED = f"declare <16 x float> {_DOT}(<16 x float>, {_PAIRS}, {_PAIRS})\n"
@@ -19,10 +19,7 @@ _DOT_DECLARED = f"declare <16 x float> {_DOT}(<16 x float>, {_PAIRS}, {_PAIRS})\
 
 def declarations(machine: Machine) -> str:
     """The intrinsics that the pieces call."""
-    kind = f"<{machine.lanes} x float>"
-    text = _FMA.format(v=kind, n=machine.lanes)
-    for name in ("sqrt", "fabs"):
-        text += f"declare {kind} @llvm.{name}.v{machine.lanes}f32({kind})\n"
+    text = vector_declarations(machine.lanes)
     return text + "declare void @llvm.prefetch.p0(ptr, i32, i32, i32)\n"
 
 

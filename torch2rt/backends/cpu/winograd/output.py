@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch2rt import expression as ex
 from torch2rt.backends.cpu.jit import Function, Machine, address_of_kernel
+from torch2rt.backends.cpu.jit.print_vector import print_vector
 from torch2rt.backends.cpu.winograd import transform
 from torch2rt.backends.cpu.winograd.element import Element
 from torch2rt.backends.cpu.winograd.kernels import declarations
@@ -22,17 +23,6 @@ class Operand:
 
     kind: str
     element: Element
-
-
-_MATH = {"add": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv"}
-
-
-def missing_op(expression: ex.Expression) -> str | None:
-    """The first op of an expression that has no vector code here, or None."""
-    for node in ex.walk(expression):
-        if isinstance(node, ex.Apply) and node.op not in _MATH and node.op not in _PRINTERS:
-            return node.op
-    return None
 
 
 def output_kernel(
@@ -94,7 +84,7 @@ def write_output(
                             for index, operand in enumerate(operands, 1)
                             if operand.kind == "tensor"
                         }
-                        result = _printed(f, root, {0: value, **fixed, **tensors})
+                        result = print_vector(f, root, {0: value, **fixed, **tensors})
                         element.store(f, result, f.at(bases[0], pixel, element.value))
     return f.text
 
@@ -131,55 +121,3 @@ def _fixed_operand(f: Function, operand: Operand, base: str, first: str) -> str:
 
 def _loaded(f: Function, operand: Operand, base: str, place: str) -> str:
     return operand.element.load(f, f.at(base, place, operand.element.value))
-
-
-def _printed(f: Function, root: ex.Expression, inputs: Mapping[int, str]) -> str:
-    """Add the instructions of an expression; the name of its value. Common parts once."""
-    known: dict[ex.Expression, str] = {}
-
-    def value(node: ex.Expression) -> str:
-        if isinstance(node, ex.Input):
-            return inputs[node.index]
-        if isinstance(node, ex.Constant):
-            return f.constant(float(node.value))
-        if node not in known:
-            arguments = [value(argument) for argument in node.arguments]
-            if node.op in _MATH:
-                known[node] = f.math(_MATH[node.op], arguments[0], arguments[1])
-            else:
-                known[node] = _PRINTERS[node.op](f, *arguments)
-        return known[node]
-
-    return value(root)
-
-
-def _maximum(f: Function, left: str, right: str) -> str:
-    return f.select("ogt", left, right, left, right)
-
-
-def _minimum(f: Function, left: str, right: str) -> str:
-    return f.select("olt", left, right, left, right)
-
-
-def _hardsigmoid(f: Function, x: str) -> str:
-    shifted = f.math("fadd", x, f.constant(3.0))
-    clipped = _minimum(f, _maximum(f, shifted, f.constant(0.0)), f.constant(6.0))
-    return f.math("fmul", clipped, f.constant(1 / 6))
-
-
-_PRINTERS: dict[str, Callable[..., str]] = {
-    "max": _maximum,
-    "min": _minimum,
-    "relu": lambda f, x: _maximum(f, x, f.constant(0.0)),
-    "clamp": lambda f, x, low, high: _minimum(f, _maximum(f, x, low), high),
-    "leaky_relu": lambda f, x, slope: f.select(
-        "ogt", x, f.constant(0.0), x, f.math("fmul", x, slope)
-    ),
-    "neg": lambda f, x: f.math("fsub", f.constant(-0.0), x),
-    "abs": lambda f, x: f.intrinsic("fabs", x),
-    "sqrt": lambda f, x: f.intrinsic("sqrt", x),
-    "square": lambda f, x: f.math("fmul", x, x),
-    "hardsigmoid": _hardsigmoid,
-    "hardswish": lambda f, x: f.math("fmul", x, _hardsigmoid(f, x)),
-    "to_float32": lambda f, x: x,
-}

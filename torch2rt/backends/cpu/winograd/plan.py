@@ -19,6 +19,7 @@ from torch2rt.backends.cpu.jit import (
     jit_unavailable,
     machine,
 )
+from torch2rt.backends.cpu.jit.print_vector import missing_op
 from torch2rt.backends.cpu.onednn import OneDNNUnavailable
 from torch2rt.backends.cpu.onednn.openmp import get_threads, openmp
 from torch2rt.backends.cpu.winograd import driver, kernels, output
@@ -91,7 +92,7 @@ def _openmp_unavailable() -> str | None:
 def _epilogue_refusal(spec: LayerSpec) -> Refusal | None:
     if spec.epilogue is None:
         return None
-    missing = output.missing_op(spec.epilogue)
+    missing = missing_op(spec.epilogue)
     if missing is not None:
         return Refusal(f"the output transform has no {missing}")
     for index in range(spec.main_count, len(spec.inputs)):
