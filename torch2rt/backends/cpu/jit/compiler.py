@@ -75,6 +75,15 @@ def has_bf16_products() -> bool:
         return False
 
 
+@cache
+def has_byte_products() -> bool:
+    """Whether this CPU multiplies bytes by four, 16 int32 sums at a time."""
+    try:
+        return machine() == WIDE and bool(_llvm().get_host_cpu_features().get("avx512vnni"))
+    except JitUnavailable:
+        return False
+
+
 def address_of_kernel(name: str, make: Callable[[], str]) -> int:
     """Address of the function ``name``; ``make`` writes the text of a module that defines it.
 
@@ -106,6 +115,7 @@ def _llvm() -> Any:
         ) from error
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
+    llvm.initialize_native_asmparser()  # for instructions that a text spells out
     return llvm
 
 

@@ -76,8 +76,8 @@ class _RowsCall:
     def __init__(self, prepared: RowsPrepared, source: Buffer, target: Buffer) -> None:
         library = openmp()
         self._numbers: Array = np.array([
-            source.address, target.address, _address(library.omp_get_thread_num),
-            _address(library.omp_get_num_threads),
+            source.address, target.address, address_of_function(library.omp_get_thread_num),
+            address_of_function(library.omp_get_num_threads),
         ], np.int64)
         for position, buffer in enumerate((source, target)):
             buffer.on_move(self._setter(position))
@@ -95,6 +95,34 @@ class _RowsCall:
         self._parallel(*self._arguments)
 
 
-def _address(function: Any) -> int:
+class ParallelCall:
+    """Runs the function at an address, with that of its numbers, on oneDNN's OpenMP team.
+
+    ``memory`` is what the numbers point to, kept with them.
+    """
+
+    __slots__ = ("_arguments", "_memory", "_parallel")
+
+    def __init__(self, function: int, threads: int, numbers: Array, memory: object) -> None:
+        self._memory = (numbers, memory)
+        self._parallel = openmp().GOMP_parallel
+        self._arguments = (
+            ctypes.c_void_p(function), ctypes.c_void_p(address_of(numbers)),
+            ctypes.c_uint(threads), ctypes.c_uint(0),
+        )
+
+    def __call__(self) -> None:
+        """Run it."""
+        self._parallel(*self._arguments)
+
+
+def follow(buffer: Buffer, numbers: Array, position: int) -> None:
+    """Keep a number equal to a buffer's address."""
+    numbers[position] = buffer.address
+    move: Callable[[int], None] = lambda address: numbers.__setitem__(position, address)  # noqa: E731
+    buffer.on_move(move)
+
+
+def address_of_function(function: Any) -> int:
     """Address of a function of a loaded library."""
     return int(ctypes.cast(function, ctypes.c_void_p).value or 0)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -19,6 +18,7 @@ from torch2rt.backends.cpu.jit import (
     jit_unavailable,
     machine,
 )
+from torch2rt.backends.cpu.jit.parallel import ParallelCall, address_of_function, follow
 from torch2rt.backends.cpu.jit.print_vector import missing_op
 from torch2rt.backends.cpu.onednn import OneDNNUnavailable
 from torch2rt.backends.cpu.onednn.openmp import get_threads, openmp
@@ -284,9 +284,9 @@ def _numbers(spec: LayerSpec, m: int, divided: Tiling, target: Machine) -> Array
         Field.panel_elements: channels * panel, Field.panel_width: panel,
         Field.panel_products: divided.largest * panel, Field.last_panel_width: out_channels % panel,
         Field.rows: target.rows, Field.matrix_elements: channels * out_channels,
-        Field.thread_number: _address(gomp.omp_get_thread_num),
-        Field.barrier: _address(gomp.GOMP_barrier),
-        Field.thread_count: _address(gomp.omp_get_num_threads),
+        Field.thread_number: address_of_function(gomp.omp_get_thread_num),
+        Field.barrier: address_of_function(gomp.GOMP_barrier),
+        Field.thread_count: address_of_function(gomp.omp_get_num_threads),
     }
     given = (Field.image_stride, Field.row_stride, Field.column_stride, Field.channel_stride)
     made = (Field.out_image_stride, Field.out_row_stride, Field.out_column_stride,
@@ -297,11 +297,6 @@ def _numbers(spec: LayerSpec, m: int, divided: Tiling, target: Machine) -> Array
     for field, value in fields.items():
         numbers[field] = value
     return numbers
-
-
-def _address(function: Any) -> int:
-    """Address of a function of a loaded library."""
-    return int(ctypes.cast(function, ctypes.c_void_p).value or 0)
 
 
 @dataclass
@@ -327,37 +322,12 @@ class WinogradPrepared(Prepared):
         table = np.zeros(len(self.operands) + 1, np.int64)
         numbers[Field.table] = address_of(table)
         numbers[Field.workspace] = workspace
-        _follow(inputs[0], numbers, Field.source)
-        _follow(outputs[0], table, 0)
+        follow(inputs[0], numbers, Field.source)
+        follow(outputs[0], table, 0)
         first = len(inputs) - len(self.operands)
         for position, operand in enumerate(self.operands, 1):
             if operand is None:
-                _follow(inputs[first + position - 1], table, position)
+                follow(inputs[first + position - 1], table, position)
             else:
                 table[position] = address_of(operand)
-        return [(ParallelCall(self, numbers, table), ())]
-
-
-def _follow(buffer: Buffer, numbers: Array, position: int) -> None:
-    """Keep a number equal to a buffer's address."""
-    numbers[position] = buffer.address
-    move: Callable[[int], None] = lambda address: numbers.__setitem__(position, address)  # noqa: E731
-    buffer.on_move(move)
-
-
-class ParallelCall:
-    """Runs the driver on the OpenMP team that oneDNN uses as well."""
-
-    __slots__ = ("_arguments", "_memory", "_parallel")
-
-    def __init__(self, prepared: WinogradPrepared, numbers: Array, table: Array) -> None:
-        self._memory = (prepared, numbers, table)
-        self._parallel = openmp().GOMP_parallel
-        self._arguments = (
-            ctypes.c_void_p(prepared.driver), ctypes.c_void_p(address_of(numbers)),
-            ctypes.c_uint(prepared.threads), ctypes.c_uint(0),
-        )
-
-    def __call__(self) -> None:
-        """Run it."""
-        self._parallel(*self._arguments)
+        return [(ParallelCall(self.driver, self.threads, numbers, (self, table)), ())]

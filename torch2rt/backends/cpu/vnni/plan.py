@@ -1,0 +1,239 @@
+"""Which convolutions of bytes are taken, and how one is laid out, prepared and bound."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from torch2rt.backends.buffer import Buffer, address_of
+from torch2rt.backends.cpu.epilogue import choice
+from torch2rt.backends.cpu.jit import JitUnavailable, jit_unavailable
+from torch2rt.backends.cpu.jit.compiler import has_byte_products
+from torch2rt.backends.cpu.jit.parallel import ParallelCall, address_of_function, follow
+from torch2rt.backends.cpu.onednn.openmp import get_threads, openmp
+from torch2rt.backends.cpu.vnni.driver import Entry, Field, driver_kernel
+from torch2rt.backends.cpu.vnni.epilogue import epilogue_of, refusal_reason
+from torch2rt.backends.cpu.vnni.kernel import LANES, TileKernel, tile_kernel
+from torch2rt.backends.cpu.vnni.tile import Geometry, Span, Tile, geometry, tiles
+from torch2rt.backends.cpu.vnni.weights import constant_operand, packed_weights
+from torch2rt.backends.spec import LayerSpec, Layout, LayoutChoice
+from torch2rt.backends.tactic import Call, Prepared, Refusal, Unprepared, Weights
+from torch2rt.layers.convolution import Convolution
+from torch2rt.network.dtype import Array, DType
+
+# More lines than these in a round of a loop wait for one another.
+_MAX_AHEAD = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """The sums of a tile: at most so many pixels by so many registers of output channels."""
+
+    pixels: int
+    vectors: int
+
+
+def refusal(spec: LayerSpec) -> Refusal | None:
+    """Why a layer is not taken, or None."""
+    kind = spec.kind
+    if not isinstance(kind, Convolution):
+        return Refusal(f"{kind.name} is not a convolution")
+    x, weight = spec.inputs[:2]
+    if (x.dtype, weight.dtype) != (DType.UINT8, DType.INT8):
+        return Refusal("the products are of unsigned by signed bytes")
+    if x.rank != 4 or kind.groups != 1:
+        return Refusal("the kernel is written for images and one group")
+    if spec.constants[1] is None:
+        return Refusal("the weights are no constant")
+    if x.shape[1] % 4 or weight.shape[0] % LANES:
+        return Refusal(f"the channels are no multiples of 4 and {LANES}")
+    reason = _border_reason(spec) or jit_unavailable() or _products_unavailable()
+    reason = reason or refusal_reason(spec)
+    return Refusal(reason) if reason is not None else None
+
+
+def _border_reason(spec: LayerSpec) -> str | None:
+    """Why the kernel does not do a layer's borders, or None."""
+    if min(spec.outputs[0].shape) == 0:
+        return "the output is empty"
+    shape = _geometry(spec)
+    if any(not tile.rows or not tile.span.runs for tile in tiles(shape, shape.out_width)):
+        return "some windows are outside the image"
+    return None
+
+
+def _products_unavailable() -> str | None:
+    return None if has_byte_products() else "the CPU has no AVX512_VNNI"
+
+
+def layouts(spec: LayerSpec) -> Sequence[LayoutChoice]:
+    """Channels last."""
+    return [choice(spec, (Layout.CHANNELS_LAST, Layout.PLAIN), Layout.CHANNELS_LAST)]
+
+
+def prepare(spec: LayerSpec, weights: Weights, block: Block) -> Prepared:
+    """Compile what is not compiled yet, pack the weights."""
+    # A saved plan may come from another CPU, and LLVM ends the process where this one lacks an op.
+    reason = jit_unavailable() or _products_unavailable()
+    if reason is not None:
+        raise Unprepared(reason)
+    try:
+        return _Planner(spec, block).prepared(weights)
+    except JitUnavailable as error:
+        raise Unprepared(str(error)) from error
+
+
+def _geometry(spec: LayerSpec) -> Geometry:
+    if not isinstance(spec.kind, Convolution):
+        raise Unprepared(f"{spec.kind.name} is not a convolution")
+    return geometry(
+        spec.kind, spec.inputs[0].shape, spec.outputs[0].shape, spec.inputs[1].shape
+    )
+
+
+class _Planner:
+    def __init__(self, spec: LayerSpec, block: Block) -> None:
+        self.spec = spec
+        self.threads = get_threads()
+        self.images = spec.inputs[0].shape[0]
+        self.shape = _geometry(spec)
+        if self.shape.is_product:
+            self.shape, self.images = self.shape.as_row(self.images), 1
+        self.vectors = min(block.vectors, self.shape.out_channels // LANES)
+        self.tiles = tiles(self.shape, block.pixels)
+        self.panels = -(-self.shape.out_channels // (LANES * self.vectors))
+        self.columns = self._columns()
+        self.ahead = self._ahead()
+        self.epilogue, self.literals = epilogue_of(spec)
+
+    def prepared(self, weights: Weights) -> BytesPrepared:
+        """All of it."""
+        spec = self.spec
+        packed = packed_weights(spec, weights, self.vectors)
+        entries = self._entries()
+        literals = np.array([*self.literals, 0.0], np.float32)
+        further = range(spec.main_count, len(spec.inputs))
+        operands = [constant_operand(spec, weights, index) for index in further]
+        numbers = self._numbers()
+        numbers[Field.weights] = address_of(packed)
+        numbers[Field.tiles] = address_of(entries)
+        return BytesPrepared(
+            numbers, driver_kernel(), self.threads, [*operands, literals], (packed, entries),
+            may_overwrite=tuple(
+                index for index, operand in zip(further, self.epilogue.operands, strict=True)
+                if operand.kind == "tensor"
+                and operand.dtype.itemsize_bytes == spec.outputs[0].dtype.itemsize_bytes
+            ),
+        )
+
+    def _columns(self) -> int:
+        """Among how many threads the panels are divided: where weights are larger than images."""
+        size = math.prod(self.spec.inputs[1].shape)
+        if size < math.prod(self.spec.inputs[0].shape):
+            return 1
+        return max(
+            count for count in range(1, self.threads + 1)
+            if self.threads % count == 0 and self.panels % count == 0
+        )
+
+    def _ahead(self) -> int:
+        """Lines fetched in each round, so that the tiles of a thread fetch the next panel."""
+        if self.panels == self.columns:
+            return 0
+        each = -(-self.images * len(self.tiles) * self.columns // self.threads)
+        return min(-(-4 * self.vectors // each), _MAX_AHEAD)
+
+    def _kernel(self, span: Span, vectors: int) -> TileKernel:
+        shape = self.shape
+        return TileKernel(
+            pixels=span.pixels, vectors=vectors, channels=shape.channels,
+            out_channels=shape.out_channels, pixel_bytes=shape.stride[1] * shape.channels,
+            tap_bytes=shape.dilation[1] * shape.channels,
+            row_bytes=shape.dilation[0] * shape.width * shape.channels, taps=shape.window[1],
+            runs=span.runs, ahead=self.ahead, epilogue=self.epilogue,
+        )
+
+    def _entries(self) -> Array:
+        """The tiles of an image, compiled."""
+        last = self.shape.out_channels // LANES % self.vectors
+        addresses: dict[tuple[Any, ...], tuple[int, int]] = {}
+        entries = np.zeros((len(self.tiles), len(Entry)), np.int64)
+        for entry, tile in zip(entries, self.tiles, strict=True):
+            key = (tile.span.pixels, tile.span.runs)
+            if key not in addresses:
+                addresses[key] = (
+                    tile_kernel(self._kernel(tile.span, self.vectors)),
+                    tile_kernel(self._kernel(tile.span, last)) if last else 0,
+                )
+            entry[Entry.kernel], entry[Entry.last_kernel] = addresses[key]
+            self._place(entry, tile)
+        return entries
+
+    def _place(self, entry: Array, tile: Tile) -> None:
+        shape = self.shape
+        y = tile.y * shape.stride[0] - shape.padding[0] + tile.first * shape.dilation[0]
+        x = tile.span.start * shape.stride[1] - shape.padding[1]
+        entry[Entry.source_bytes] = (y * shape.width + x) * shape.channels
+        entry[Entry.vector_bytes] = tile.first * shape.window[1] * shape.channels * LANES
+        entry[Entry.pixel] = tile.y * shape.out_width + tile.span.start
+        entry[Entry.rows] = tile.rows
+
+    def _numbers(self) -> Array:
+        """The `Field` numbers but for addresses of memory."""
+        shape, vectors = self.shape, self.vectors
+        taps = shape.window[0] * shape.window[1]
+        rounds = self._kernel(self.tiles[0].span, vectors).ahead_bytes
+        gomp = openmp()
+        fields = {
+            Field.tile_count: len(self.tiles), Field.images: self.images,
+            Field.image_bytes: shape.height * shape.width * shape.channels,
+            Field.image_elements: shape.out_height * shape.out_width * shape.out_channels,
+            Field.out_channels: shape.out_channels, Field.panels: self.panels,
+            Field.whole_panels: shape.out_channels // LANES // vectors,
+            Field.panel_bytes: taps * shape.channels * LANES * vectors,
+            Field.vectors: vectors, Field.last_vectors: shape.out_channels // LANES % vectors,
+            Field.columns: self.columns, Field.ahead_bytes: rounds * shape.window[0],
+            Field.thread_number: address_of_function(gomp.omp_get_thread_num),
+            Field.thread_count: address_of_function(gomp.omp_get_num_threads),
+        }
+        numbers: Array = np.zeros(len(Field), np.int64)
+        for field, value in fields.items():
+            numbers[field] = value
+        return numbers
+
+
+@dataclass
+class BytesPrepared(Prepared):
+    """One parallel region: ``driver`` run by ``threads`` threads on a copy of ``numbers``.
+
+    ``operands`` are the epilogue's constants and its literals; ``keep`` is memory that the numbers
+    point to.
+    """
+
+    numbers: Array
+    driver: int
+    threads: int
+    operands: Sequence[Array | None]
+    keep: Sequence[Array]
+    may_overwrite: tuple[int, ...] = ()
+
+    def bind(
+        self, inputs: Sequence[Buffer], outputs: Sequence[Buffer], workspace: int, stream: Any
+    ) -> Sequence[Call]:
+        """One call."""
+        numbers = self.numbers.copy()
+        table: Array = np.zeros(len(self.operands) + 1, np.int64)
+        numbers[Field.table] = address_of(table)
+        follow(inputs[0], numbers, Field.source)
+        follow(outputs[0], table, 0)
+        first = len(inputs) - len(self.operands) + 1
+        for position, operand in enumerate(self.operands, 1):
+            if operand is None:
+                follow(inputs[first + position - 1], table, position)
+            else:
+                table[position] = address_of(operand)
+        return [(ParallelCall(self.driver, self.threads, numbers, (self, table)), ())]

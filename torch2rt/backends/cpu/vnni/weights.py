@@ -1,0 +1,56 @@
+"""Weights and other constants in the order the kernel reads them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from torch2rt.backends.buffer import aligned_bytes
+from torch2rt.backends.cpu.vnni.kernel import LANES
+from torch2rt.backends.pages import paged_bytes
+from torch2rt.backends.spec import LayerSpec
+from torch2rt.backends.tactic import Weights
+from torch2rt.network.dtype import Array
+
+
+def packed_weights(spec: LayerSpec, weights: Weights, vectors: int) -> Array:
+    """Weights [k, c, r, s] as [panels, r, s, c / 4, vectors, 16, 4], the last panel narrower."""
+    name = spec.constants[1]
+    assert name is not None
+    shape = spec.inputs[1].shape
+    packed: Array = weights.packed(
+        (name, "vnni weights", vectors),
+        lambda: pack(weights.array(name).reshape(shape), vectors),
+    )
+    return packed
+
+
+def pack(values: Array, vectors: int) -> Array:
+    """The packed form of an array of int8, see `packed_weights`."""
+    k, c, r, s = values.shape
+    target: Array = paged_bytes(values.size).view(np.int8)
+    whole = k // (LANES * vectors) * LANES * vectors
+    start = 0
+    for part, width in ((values[:whole], vectors), (values[whole:], (k - whole) // LANES)):
+        if part.size:
+            blocks = part.reshape(-1, width, LANES, c // 4, 4, r, s)
+            target[start : start + part.size].reshape(-1, r, s, c // 4, width, LANES, 4)[:] = (
+                blocks.transpose(0, 5, 6, 3, 1, 2, 4)
+            )
+            start += part.size
+    return target
+
+
+def constant_operand(spec: LayerSpec, weights: Weights, index: int) -> Array | None:
+    """The numbers of a constant input of the epilogue, None for one with a buffer."""
+    name = spec.constants[index]
+    if name is None:
+        return None
+    packed: Array = weights.packed((name, "vnni operand"), lambda: _aligned(weights.array(name)))
+    return packed
+
+
+def _aligned(values: Array) -> Array:
+    """A copy that starts at a multiple of 64 bytes."""
+    target: Array = aligned_bytes(values.nbytes).view(values.dtype)
+    target[:] = values.reshape(-1)
+    return target
