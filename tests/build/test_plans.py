@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from random_networks import networks
 
 from torch2rt import expression as ex
 from torch2rt.backends.reference.executor import run_network
-from torch2rt.backends.spec import LayerSpec
+from torch2rt.backends.spec import LayerSpec, Layout, LayoutChoice
 from torch2rt.build.builder import build_engine
 from torch2rt.build.on_demand import plan_on_demand
 from torch2rt.build.timing_cache import TimingCache
@@ -413,3 +414,23 @@ def test_a_plan_on_demand_leaves_out_what_failed_when_the_engine_was_tuned(
         engine = Engine(engine.network, (plan,), backend, weights=engine.weights)
     plan = plan_on_demand(engine, {"n": 3})
     assert {step.tactic for step in plan.steps} == {"any.fake.right"}
+
+
+class Mixed(Reference):
+    """Writes channels last, from either layout."""
+
+    def layouts(self, spec: LayerSpec) -> Sequence[LayoutChoice]:
+        last = super().layouts(spec)[0]
+        plain = (Layout.PLAIN, *last.inputs[1:])
+        return [last, LayoutChoice(plain, last.outputs)]
+
+
+def test_a_plan_on_demand_takes_layouts_that_worked_where_others_of_the_tactic_failed() -> None:
+    mixed, slow = Mixed("any.fake.mixed"), Reference("any.fake.slow", level=0)
+    backend = FakeBackend([mixed, slow], times_us={
+        "any.fake.mixed": lambda spec: math.inf if spec.inputs[0].layout is Layout.PLAIN else 1.0,
+    })
+    engine = build_engine(any_batch(), [{"n": 2}], backend, TimingCache())
+    taken = [step.tactic for step in engine.plans[0].steps]
+    assert "any.fake.mixed" in taken
+    assert [step.tactic for step in plan_on_demand(engine, {"n": 3}).steps] == taken

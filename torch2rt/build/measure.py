@@ -52,8 +52,9 @@ class Measure:
 
     With ``is_quick`` nothing is run: what the cache does not know is estimated, for plans that are
     made while somebody waits. ``preferred`` names, by layer, the tactic and output layout that a
-    tuned plan of the same network chose, ``excluded`` those that failed there. Nothing is measured
-    after ``deadline``, a time of `time.monotonic`. ``budget_ms`` is for the candidates of a layer.
+    tuned plan of the same network chose, ``excluded`` the tactics, each with the layouts of all
+    tensors, that failed there. Nothing is measured after ``deadline``, a time of `time.monotonic`.
+    ``budget_ms`` is for the candidates of a layer.
     """
 
     backend: Backend
@@ -73,7 +74,7 @@ class Measure:
         checks = self.backend.checks_candidates and find_spec("torch") is not None
         self._checker = Checker(self.backend) if checks and not self.is_quick else None
         self._told: set[str] = set()
-        # By layer, the tactics and output layouts that failed or were wrong.
+        # By layer, the tactics and layouts that failed or were wrong.
         self.failures: dict[str, set[tuple[str, str]]] = {}
 
     # ---- before the choice -----------------------------------------------------------------
@@ -200,7 +201,7 @@ class Measure:
                     Option(*pair, 0.0 if views else time_us, views, is_tuned or bool(views))
                 )
             else:
-                self.failures.setdefault(spec.name, set()).add(_name(pair))
+                self.failures.setdefault(spec.name, set()).add(_full_name(pair))
         return options, failures
 
     def _pairs(self, tactics: Sequence[Tactic], spec: LayerSpec) -> list[Pair]:
@@ -211,7 +212,7 @@ class Measure:
             for choice in tactic.layouts(spec)
         ]
         excluded = self.excluded.get(spec.name, ())
-        return worth_timing([pair for pair in pairs if _name(pair) not in excluded])
+        return worth_timing([pair for pair in pairs if _full_name(pair) not in excluded])
 
     def _views(self, pair: Pair) -> tuple[View, ...]:
         tactic, _, spec = pair
@@ -272,6 +273,15 @@ def _name(pair: Pair) -> tuple[str, str]:
     """Tactic and layout of the first output, as plans of other sizes know them again."""
     tactic, _, spec = pair
     return tactic.name, spec.outputs[0].layout.value
+
+
+def _full_name(pair: Pair) -> tuple[str, str]:
+    """Tactic and all its layouts: what fails on a row-major input may be right on a blocked one."""
+    tactic, choice, _ = pair
+    inputs, outputs = (
+        ",".join(layout.value for layout in layouts) for layouts in (choice.inputs, choice.outputs)
+    )
+    return tactic.name, f"{inputs}>{outputs}"
 
 
 def _is_view(tactic: Tactic) -> bool:

@@ -66,7 +66,7 @@ class Plan:
     ``live_bytes`` is the largest sum of bytes alive at one step: no arena can be smaller.
     ``viewed`` lists layers that need no step: their tensors share memory. ``untuned`` counts the
     steps whose tactic nobody measured against its rivals. ``failed`` names, by layer, the tactics
-    and output layouts that failed or were wrong when the plan was made.
+    and layouts (inputs, ``>``, outputs) that failed or were wrong when the plan was made.
     """
 
     symbols: dict[str, int]
