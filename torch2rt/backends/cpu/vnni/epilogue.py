@@ -1,42 +1,28 @@
 """A layer's epilogue on int32 sums in registers, and how its result is stored.
 
 Literals are read from memory like other operands, so that layers that differ in them alone share
-a kernel. Arithmetic is in f32, products and sums contracted. A result of 8 bits is clamped, then
-rounded, halves to even; that is the same as rounded, then clamped to whole numbers.
+a kernel.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
-
-import numpy as np
 
 from torch2rt import expression as ex
 from torch2rt.backends.cpu.expression_steps import without_root_cast
-from torch2rt.backends.cpu.jit import Function
-from torch2rt.backends.cpu.jit.print_vector import missing_op, print_vector
+from torch2rt.backends.cpu.jit.print_vector import missing_op
 from torch2rt.backends.cpu.quantized import integer_refusal, without_rounding
 from torch2rt.backends.spec import LayerSpec
 from torch2rt.layers.accumulator import EIGHT_BITS
-from torch2rt.network.dtype import DType
+from torch2rt.network.dtype import Array, DType
 
-_INTEGERS = "<16 x i32>"
-_BYTES = "<16 x i8>"
-_FLOATS = "<16 x float>"
-_ROUND = "@llvm.x86.avx512.mask.cvtps2dq.512"
-_STORED = {
+# So many registers of int32 are packed into one of bytes.
+_PACKED = 4
+# The output channels of such registers.
+PANEL = 64
+STORED = {
     DType.FLOAT32: "float", DType.INT32: "i32", DType.INT8: "i8", DType.UINT8: "i8",
 }
-
-
-class TileFunction(Function):
-    """A function whose products and sums of floats may be one instruction, rounded once."""
-
-    def math(self, op: str, left: str, right: str) -> str:
-        """``fadd``, ``fsub``, ``fmul`` or ``fdiv`` of vectors."""
-        return self.value(f"{op} contract {self.vector} {left}, {right}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +45,30 @@ class Epilogue:
     literals: int
     dtype: DType
 
+    def is_interleaved(self, vectors: int) -> bool:
+        """Whether the registers of a panel are packed into one: bytes to and from four of them.
+
+        They then hold the channels that packing puts in order, see `interleaved`.
+        """
+        tensors = [operand.dtype for operand in self.operands if operand.kind == "tensor"]
+        return vectors == _PACKED and all(dtype in EIGHT_BITS for dtype in (*tensors, self.dtype))
+
+
+def interleaved(channels: Array) -> Array:
+    """The first axis, whole panels of four registers, in the order that packing undoes.
+
+    Packing works in quarters of registers: channel 16 q + 4 v + i of a panel is lane 4 q + i of
+    register v.
+    """
+    panels = channels.reshape(-1, 4, _PACKED, 4, *channels.shape[1:])
+    swapped: Array = panels.swapaxes(1, 2)
+    return swapped.reshape(channels.shape)
+
 
 def refusal_reason(spec: LayerSpec) -> str | None:
     """Why an epilogue is not computed here, or None."""
     output = spec.outputs[0].dtype
-    if output not in _STORED or (output is DType.INT32) != (spec.epilogue is None):
+    if output not in STORED or (output is DType.INT32) != (spec.epilogue is None):
         return f"{output.value} is not what the kernel stores"
     if spec.epilogue is None:
         return None
@@ -77,7 +82,7 @@ def refusal_reason(spec: LayerSpec) -> str | None:
         return f"the kernel has no {missing}"
     for index in further:
         if operand_of(spec, index) is None:
-            return f"epilogue input {index} is neither like the output nor one number per channel"
+            return f"epilogue input {index} is neither like the output nor a constant per channel"
     return None
 
 
@@ -93,6 +98,7 @@ def operand_of(spec: LayerSpec, index: int) -> Operand | None:
         return Operand("scalar", given.dtype)
     shape = (1,) * (target.rank - given.rank) + given.shape
     is_channel = shape == (1, target.shape[1], *[1] * (target.rank - 2))
+    is_channel = is_channel and spec.constants[index] is not None
     return Operand("channel", given.dtype) if is_channel else None
 
 
@@ -126,85 +132,3 @@ def _without_literals(
         arguments = [_without_literals(item, first, literals) for item in node.arguments]
         return ex.apply(node.op, *arguments)
     return node
-
-
-class EpilogueWriter:
-    """Adds the end of a tile's function.
-
-    The table holds the addresses of the output, of the operands, and of the literals.
-    """
-
-    DECLARED: ClassVar[str] = (
-        f"declare {_INTEGERS} {_ROUND}({_FLOATS}, {_INTEGERS}, i16, i32)\n"
-    )
-
-    def __init__(
-        self, f: TileFunction, epilogue: Epilogue, vectors: int, out_channels: int
-    ) -> None:
-        self.f = f
-        self.epilogue = epilogue
-        self.vectors = vectors
-        self.out_channels = out_channels
-        count = len(epilogue.operands) + 1 + (epilogue.literals > 0)
-        self.bases = [f.load("ptr", f.at("%table", i, "i64"), 8) for i in range(count)]
-
-    def write(self, sums: Sequence[str]) -> None:
-        """Store the sums of a tile, pixel by pixel."""
-        f = self.f
-        fixed = [self._fixed(vector) for vector in range(self.vectors)]
-        for index, total in enumerate(sums):
-            pixel, vector = divmod(index, self.vectors)
-            shift = pixel * self.out_channels + vector * f.lanes
-            place = f.integer("add", "%place", shift)
-            self._store(self._result(total, place, fixed[vector]), place)
-
-    def _fixed(self, vector: int) -> dict[int, str]:
-        """The inputs that are the same for all pixels."""
-        f = self.f
-        channel = f.integer("add", "%channel", vector * f.lanes)
-        fixed = {}
-        for index, operand in enumerate(self.epilogue.operands, 1):
-            if operand.kind == "channel":
-                fixed[index] = f.load(f.vector, f.at(self.bases[index], channel))
-            elif operand.kind == "scalar":
-                fixed[index] = f.broadcast(f.load("float", self.bases[index]))
-        first = len(self.epilogue.operands) + 1
-        for number in range(self.epilogue.literals):
-            pointer = f.at(self.bases[-1], number)
-            fixed[first + number] = f.broadcast(f.load("float", pointer))
-        return fixed
-
-    def _result(self, total: str, place: str, fixed: dict[int, str]) -> str:
-        f = self.f
-        if self.epilogue.root is None:
-            return total
-        inputs = {0: f.value(f"sitofp {_INTEGERS} {total} to {f.vector}"), **fixed}
-        for index, operand in enumerate(self.epilogue.operands, 1):
-            if operand.kind == "tensor":
-                inputs[index] = self._loaded(operand.dtype, self.bases[index], place)
-        return print_vector(f, self.epilogue.root, inputs)
-
-    def _loaded(self, dtype: DType, base: str, place: str) -> str:
-        f = self.f
-        pointer = f.at(base, place, _STORED[dtype])
-        if dtype is DType.FLOAT32:
-            return f.load(f.vector, pointer)
-        widened = "zext" if dtype is DType.UINT8 else "sext"
-        wide = f.value(f"{widened} {_BYTES} {f.load(_BYTES, pointer, 1)} to {_INTEGERS}")
-        return f.value(f"sitofp {_INTEGERS} {wide} to {f.vector}")
-
-    def _store(self, value: str, place: str) -> None:
-        f, dtype = self.f, self.epilogue.dtype
-        pointer = f.at(self.bases[0], place, _STORED[dtype])
-        if dtype not in EIGHT_BITS:
-            f.store(f"<16 x {_STORED[dtype]}>", value, pointer)
-            return
-        limits = np.iinfo(dtype.numpy)
-        low, high = (f.constant(float(limit)) for limit in (limits.min, limits.max))
-        value = f.select("ogt", value, low, value, low)
-        value = f.select("olt", value, high, value, high)
-        whole = f.value(
-            f"call {_INTEGERS} {_ROUND}({f.vector} {value}, {_INTEGERS} zeroinitializer, "
-            "i16 -1, i32 4)"
-        )
-        f.store(_BYTES, f.value(f"trunc {_INTEGERS} {whole} to {_BYTES}"), pointer, 1)

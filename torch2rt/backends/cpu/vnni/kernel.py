@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 from torch2rt.backends.cpu.jit import address_of_kernel
 from torch2rt.backends.cpu.jit.print_vector import vector_declarations
-from torch2rt.backends.cpu.vnni.epilogue import Epilogue, EpilogueWriter, TileFunction
+from torch2rt.backends.cpu.vnni.epilogue import Epilogue
+from torch2rt.backends.cpu.vnni.store import STORE_DECLARATIONS, EpilogueWriter, TileFunction
 from torch2rt.backends.cpu.vnni.tile import Run
 
 LANES = 16
@@ -94,7 +95,7 @@ def write_tile(name: str, kernel: TileKernel) -> str:
     ], LANES)
     sums = _Products(f, kernel).sums()
     EpilogueWriter(f, kernel.epilogue, kernel.vectors, kernel.out_channels).write(sums)
-    return f"{f.text}\n{_DECLARED}{vector_declarations(LANES)}{EpilogueWriter.DECLARED}"
+    return f"{f.text}\n{_DECLARED}{vector_declarations(LANES)}{STORE_DECLARATIONS}"
 
 
 class _Products:

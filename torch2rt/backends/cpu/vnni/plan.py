@@ -113,11 +113,12 @@ class _Planner:
     def prepared(self, weights: Weights) -> BytesPrepared:
         """All of it."""
         spec = self.spec
-        packed = packed_weights(spec, weights, self.vectors)
+        is_interleaved = self.epilogue.is_interleaved(self.vectors)
+        packed = packed_weights(spec, weights, self.vectors, is_interleaved)
         entries = self._entries()
         literals = np.array([*self.literals, 0.0], np.float32)
         further = range(spec.main_count, len(spec.inputs))
-        operands = [constant_operand(spec, weights, index) for index in further]
+        operands = [constant_operand(spec, weights, index, is_interleaved) for index in further]
         numbers = self._numbers()
         numbers[Field.weights] = address_of(packed)
         numbers[Field.tiles] = address_of(entries)

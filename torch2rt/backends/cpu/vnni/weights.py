@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from torch2rt.backends.buffer import aligned_bytes
+from torch2rt.backends.cpu.vnni.epilogue import PANEL, interleaved
 from torch2rt.backends.cpu.vnni.kernel import LANES
 from torch2rt.backends.pages import paged_bytes
 from torch2rt.backends.spec import LayerSpec
@@ -12,14 +13,19 @@ from torch2rt.backends.tactic import Weights
 from torch2rt.network.dtype import Array
 
 
-def packed_weights(spec: LayerSpec, weights: Weights, vectors: int) -> Array:
-    """Weights [k, c, r, s] as [panels, r, s, c / 4, vectors, 16, 4], the last panel narrower."""
+def packed_weights(
+    spec: LayerSpec, weights: Weights, vectors: int, is_interleaved: bool
+) -> Array:
+    """Weights [k, c, r, s] as [panels, r, s, c / 4, vectors, 16, 4], the last panel narrower.
+
+    Of whole panels the channels may be in the order of `interleaved`.
+    """
     name = spec.constants[1]
     assert name is not None
     shape = spec.inputs[1].shape
     packed: Array = weights.packed(
-        (name, "vnni weights", vectors),
-        lambda: pack(weights.array(name).reshape(shape), vectors),
+        (name, "vnni weights", vectors, is_interleaved),
+        lambda: pack(_ordered(weights.array(name).reshape(shape), is_interleaved), vectors),
     )
     return packed
 
@@ -40,13 +46,28 @@ def pack(values: Array, vectors: int) -> Array:
     return target
 
 
-def constant_operand(spec: LayerSpec, weights: Weights, index: int) -> Array | None:
+def constant_operand(
+    spec: LayerSpec, weights: Weights, index: int, is_interleaved: bool
+) -> Array | None:
     """The numbers of a constant input of the epilogue, None for one with a buffer."""
     name = spec.constants[index]
     if name is None:
         return None
-    packed: Array = weights.packed((name, "vnni operand"), lambda: _aligned(weights.array(name)))
+    if spec.inputs[index].element_count == 1:
+        is_interleaved = False
+    packed: Array = weights.packed(
+        (name, "vnni operand", is_interleaved),
+        lambda: _aligned(_ordered(weights.array(name).reshape(-1), is_interleaved)),
+    )
     return packed
+
+
+def _ordered(values: Array, is_interleaved: bool) -> Array:
+    """Values [k, ...] with the channels of whole panels in the order of `interleaved`."""
+    whole = len(values) // PANEL * PANEL
+    if not is_interleaved:
+        return values
+    return np.concatenate([interleaved(values[:whole]), values[whole:]])
 
 
 def _aligned(values: Array) -> Array:
