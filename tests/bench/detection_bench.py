@@ -5,7 +5,7 @@
 
 Peers run the network in eager mode or compiled, then decode in torch and call torchvision's NMS
 (where its extension does not load, the same kernels from torchvision_nms.py); "features" is their
-network alone. Our engine is one with everything in it. All contenders of a part
+network alone. Rows of fp32 are without TF32 for all. Our engine is one with everything in it. All contenders of a part
 are built, compared with eager float32 (the share of its boxes that are found), then timed in turns.
 What cannot be built before the deadline, or fails, is a row that says so. Writes
 results/detection_<device>_<date>.csv.
@@ -147,6 +147,8 @@ def _peers(
             read = x.to(dtype, memory_format=torch.channels_last)
 
             def call() -> Any:
+                # torch's default for convolutions is TF32, which is another row.
+                torch.backends.cudnn.allow_tf32 = precision == "tf32"
                 with torch.no_grad():
                     found = features(read)
                     return detect(model, found.float()) if whole else found
@@ -327,8 +329,8 @@ def main() -> int:
     parser.add_argument("--device", default=device)
     parser.add_argument("--parts", default="nms,yolov2")
     parser.add_argument("--size", type=int, default=416)
-    low = "fp16" if device == "cuda" else "bf16"
-    parser.add_argument("--precisions", default=f"fp32,{low},int8")
+    default = "fp32,tf32,fp16,int8" if device == "cuda" else "fp32,bf16,int8"
+    parser.add_argument("--precisions", default=default)
     parser.add_argument("--contenders", default="eager,compile")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--rounds", type=int, default=11)
