@@ -3,7 +3,8 @@
 
 a [outer, inner, m, k], b [outer, inner, k, n] and epilogue matrices have any strides (0 where they
 repeat); the last axis of y and of epilogue matrices is dense. PARTS > 1 cuts k as gemm_tma_split
-does. Bytes moved: a once per column of tiles, b once per row of tiles; y once.
+does. b may be int8 beside a float a: it is converted on the way to the tensor cores. Bytes moved:
+a once per column of tiles, b once per row of tiles; y once.
 Architectures: sm_80 and newer.
 """
 
@@ -68,6 +69,8 @@ def gemm(
             here = step * BLOCK_K + tl.arange(0, BLOCK_K)
             left = tl.load(left_at, mask=is_row & (here < k)[None, :], other=0.0)
             right = tl.load(right_at, mask=is_column & (here < k)[:, None], other=0.0)
+        if right.dtype != left.dtype:  # weights stored in 8 bits
+            right = right.to(left.dtype)
         acc = tl.dot(left, right, acc, input_precision=PRECISION, out_dtype=SUM)
         left_at += BLOCK_K * a_k
         right_at += BLOCK_K * b_k

@@ -171,8 +171,8 @@ def main(module: str, out: str, *names: str) -> None:
     # The interpreter's process has one purpose: nothing is put back.
     triton_kernel.TritonJob.run = _run_job  # type: ignore[method-assign]
     tensor_map.encode_map = _encode  # type: ignore[assignment]
-    import triton_byte_cases
     import triton_cases
+    import triton_stored_cases
     from interpreter_shim import install
 
     install()
@@ -180,7 +180,7 @@ def main(module: str, out: str, *names: str) -> None:
         setattr(triton_tiles, name, 1000)
     results = {}
     with tempfile.TemporaryDirectory() as folder, testing_on(Interpreted(Path(folder))):
-        cases = triton_byte_cases.CASES[module] | triton_cases.EPILOGUE_CASES.get(module, {})
+        cases = triton_stored_cases.CASES[module] | triton_cases.EPILOGUE_CASES.get(module, {})
         for name in names:
             error = _outcome(cases[name])
             if error:

@@ -1,19 +1,35 @@
-"""Layers with weights stored in 8 bits as layers of float weights, for tactics that want those.
+"""Matmuls with weights stored in 8 bits as matmuls of float weights, for tactics of those.
 
-The weights in the engine file stay small; those that a plan works with are float again.
+The weights in the engine file stay small; those that a plan works with are float again, which the
+names of such tactics say.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from torch2rt.backends.spec import LayerSpec
-from torch2rt.backends.tactic import Job, Weights
+from torch2rt.backends.spec import LayerSpec, LayoutChoice
+from torch2rt.backends.tactic import Job, Prepared, Refusal, Tactic, Unprepared, Weights
+from torch2rt.layers.accumulator import has_stored_weights
+from torch2rt.layers.matmul import Matmul
 from torch2rt.network.dtype import Array, DType
+
+
+def stored_refusal(spec: LayerSpec) -> Refusal | None:
+    """Why a layer is no product of floats by one constant matrix that is stored in int8, or None.
+
+    The rows are those of all matrices of the batch.
+    """
+    kind, (a, b) = spec.kind, spec.inputs[:2]
+    if not isinstance(kind, Matmul) or not has_stored_weights(a.dtype, b.dtype):
+        return Refusal("its weights are not stored in 8 bits")
+    if spec.constants[1] is None or spec.constants[0] is not None or b.rank != 2:
+        return Refusal("its second operand is no constant matrix")
+    return Refusal("its first operand is transposed") if kind.transpose_a else None
 
 
 def unpacked_spec(spec: LayerSpec) -> LayerSpec:
@@ -50,3 +66,34 @@ class UnpackedWeights(Weights):
     def blob(self, key: str, job: Job) -> bytes:
         """Those of the engine: a key says what the code depends on."""
         return self._weights.blob(key, job)
+
+
+class UnpackedTactic(Tactic):
+    """A tactic for float weights, ``over``, that is given what 8 bits stand for."""
+
+    kinds: ClassVar[tuple[str, ...]] = ("matmul",)
+    over: ClassVar[Tactic]
+
+    def takes_pitch(self, spec: LayerSpec) -> bool:
+        """As the tactic for floats."""
+        return self.over.takes_pitch(unpacked_spec(spec))
+
+    def supports(self, spec: LayerSpec) -> Refusal | None:
+        """What the tactic for floats takes."""
+        return stored_refusal(spec) or self.over.supports(unpacked_spec(spec))
+
+    def layouts(self, spec: LayerSpec) -> Sequence[LayoutChoice]:
+        """As the tactic for floats."""
+        return self.over.layouts(unpacked_spec(spec))
+
+    def estimate_us(self, spec: LayerSpec) -> float | None:
+        """As the tactic for floats."""
+        return self.over.estimate_us(unpacked_spec(spec))
+
+    def prepare(self, spec: LayerSpec, weights: Weights) -> Prepared:
+        """The tactic for floats, given float weights."""
+        name = spec.constants[1]
+        if name is None:
+            raise Unprepared("the weight is not a constant")
+        unpacked = UnpackedWeights(weights, name, spec.inputs[0].dtype)
+        return self.over.prepare(unpacked_spec(spec), unpacked)

@@ -9,8 +9,8 @@ import pytest
 pytest.importorskip("triton", reason="Triton is not installed")
 
 import cuda_testing
-import triton_byte_cases
 import triton_cases
+import triton_stored_cases
 from triton_interpreter import run_cases
 
 from torch2rt.backends.cuda.triton import tiles as triton_tiles
@@ -22,7 +22,7 @@ AT_ONCE = 20
 def interpreted_cases() -> list[tuple[str, tuple[str, ...]]]:
     """(module, names), a few dozen names together."""
     rows = []
-    for module, cases in triton_byte_cases.CASES.items():
+    for module, cases in triton_stored_cases.CASES.items():
         names = [*cases, *triton_cases.EPILOGUE_CASES.get(module, {})]
         rows += [
             (module, tuple(names[first : first + AT_ONCE]))
@@ -40,9 +40,9 @@ SEES_ALL = (
 
 COMPILED = [
     (module, name)
-    for table in (triton_byte_cases.CASES, triton_byte_cases.GPU_CASES)
+    for table in (triton_stored_cases.CASES, triton_stored_cases.GPU_CASES)
     for module, cases in table.items() for name in cases
-    if table is triton_byte_cases.GPU_CASES or name.endswith(SEES_ALL)
+    if table is triton_stored_cases.GPU_CASES or name.endswith(SEES_ALL)
 ]
 
 
@@ -70,6 +70,6 @@ def all_tiles(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     ("module", "name"), [pytest.param(*row, id="-".join(row)) for row in COMPILED]
 )
 def test_on_gpu(module: str, name: str, all_tiles: None) -> None:
-    table = {**triton_byte_cases.CASES[module], **triton_byte_cases.GPU_CASES[module]}
+    table = {**triton_stored_cases.CASES[module], **triton_stored_cases.GPU_CASES[module]}
     with cuda_testing.testing_on(cuda_testing.real_gpu()):
         table[name]()

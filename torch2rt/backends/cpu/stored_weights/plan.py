@@ -21,7 +21,7 @@ from torch2rt.backends.cpu.winograd.element import ELEMENTS, Element, widened
 from torch2rt.backends.cpu.winograd.output import Operand
 from torch2rt.backends.spec import LayerSpec
 from torch2rt.backends.tactic import Call, Prepared, Refusal, Unprepared, Weights
-from torch2rt.layers.accumulator import has_stored_weights
+from torch2rt.backends.unpacked import stored_refusal
 from torch2rt.layers.matmul import Matmul
 from torch2rt.network.dtype import Array
 
@@ -48,19 +48,6 @@ def refusal(spec: LayerSpec) -> Refusal | None:
     if not depth or (depth % lanes and ELEMENTS[spec.inputs[0].dtype] is not Element.F32):
         return Refusal(f"the input channels are no multiple of {lanes}")
     return _epilogue_refusal(spec)
-
-
-def stored_refusal(spec: LayerSpec) -> Refusal | None:
-    """Why a layer is no product of floats by one constant matrix that is stored in int8, or None.
-
-    The rows are those of all matrices of the batch.
-    """
-    kind, (a, b) = spec.kind, spec.inputs[:2]
-    if not isinstance(kind, Matmul) or not has_stored_weights(a.dtype, b.dtype):
-        return Refusal("its weights are not stored in 8 bits")
-    if spec.constants[1] is None or spec.constants[0] is not None or b.rank != 2:
-        return Refusal("its second operand is no constant matrix")
-    return Refusal("its first operand is transposed") if kind.transpose_a else None
 
 
 def _epilogue_refusal(spec: LayerSpec) -> Refusal | None:

@@ -41,7 +41,8 @@ class Product:
     """y[outer, inner, m, n] = epilogue(sum over k of a[..., m, k] b[..., k, n]).
 
     Strides in elements: ``a`` over outer, inner, m, k; ``b`` over outer, inner, k, n; ``y`` over
-    outer, inner, m; its n is dense. ``pack`` makes a constant b row-major [n, k].
+    outer, inner, m; its n is dense. ``pack`` makes a constant b row-major [n, k]. ``b_dtype`` is
+    int8 beside floats where weights are stored in 8 bits.
     """
 
     batch: tuple[int, int]
@@ -53,6 +54,7 @@ class Product:
     y: tuple[int, int, int]
     extras: tuple[Extra, ...]
     dtype: DType
+    b_dtype: DType
     out_dtype: DType
     is_tf32: bool
     pack: Callable[[Any], Any] | None
@@ -67,8 +69,8 @@ class Product:
         item, count = self.dtype.itemsize_bytes, math.prod(self.batch)
         results = result_bytes(self.out_dtype, self.extras)
         b_count = count if any(self.b[:2]) else 1
-        factors = (count * self.m + b_count * self.n) * self.k
-        moved = factors * item + count * self.m * self.n * results
+        columns = b_count * self.n * self.b_dtype.itemsize_bytes
+        moved = (count * self.m * item + columns) * self.k + count * self.m * self.n * results
         rate = product_rate(self.dtype, self.is_tf32)
         return Work(self.m, self.n, self.k, count, item, moved, results, rate)
 
@@ -113,7 +115,7 @@ def find_product(
     return Product(
         (outer.size, inner.size), rows.size, n, k, (*over_a, a[-1]),
         (*over_b[:2], b[-1], b[columns_axis]), over_y, tuple(found), spec.inputs[0].dtype,
-        spec.outputs[0].dtype, is_tf32, pack,
+        spec.inputs[1].dtype, spec.outputs[0].dtype, is_tf32, pack,
     )
 
 
@@ -125,6 +127,8 @@ def map_refusal(product: Product) -> Refusal | None:
     item, out = product.dtype.itemsize_bytes, product.out_dtype.itemsize_bytes
     if product.batch != (1, 1):
         return Refusal("a batch of products")
+    if product.b_dtype is not product.dtype:
+        return Refusal("weights stored in 8 bits, which are converted in registers")
     if product.dtype is DType.FLOAT32 and not product.is_tf32:
         return Refusal("float32 products, not rounded to TF32")
     if product.a[3] != 1 or product.a[2] * item % 16:
@@ -229,7 +233,7 @@ def lines_argument(spec: LayerSpec, weights: Weights, product: Product) -> list[
 
 def packed_pitch(product: Product) -> int:
     """Elements from one row of the packed right operand to the next: a multiple of 16 bytes."""
-    return product.k + -product.k % (16 // product.dtype.itemsize_bytes)
+    return product.k + -product.k % (16 // product.b_dtype.itemsize_bytes)
 
 
 def packed_rows(spec: LayerSpec, weights: Weights, product: Product) -> Packed:
@@ -259,7 +263,8 @@ def prepare_pointers(
     kinds = extra_kinds(product.extras, "matrix")
     element = TRITON_TYPES[product.dtype]
     types = [
-        ("a", f"*{element}"), ("b", f"*{element}"), ("y", f"*{TRITON_TYPES[product.out_dtype]}"),
+        ("a", f"*{element}"), ("b", f"*{TRITON_TYPES[product.b_dtype]}"),
+        ("y", f"*{TRITON_TYPES[product.out_dtype]}"),
         *extra_types(product.extras, kinds, ""), *part_types(tile, product.dtype),
     ]
     place_of_b: In | Packed

@@ -13,6 +13,7 @@ from torch2rt.backends.cuda.triton.print_triton import print_epilogue, refusal_r
 from torch2rt.backends.spec import LayerSpec, TensorSpec
 from torch2rt.backends.tactic import Refusal
 from torch2rt.kernels.triton import source
+from torch2rt.layers.accumulator import has_stored_weights
 from torch2rt.layers.matmul import Matmul
 from torch2rt.network.dtype import DType
 
@@ -90,7 +91,8 @@ def epilogue_refusal(spec: LayerSpec) -> Refusal | None:
     """Why no kernel of ours takes the layer's dtypes or epilogue, whatever the sizes."""
     dtype, second, out = spec.inputs[0].dtype, spec.inputs[1].dtype, spec.outputs[0].dtype
     is_bare = spec.epilogue is None and out is DType.INT32 and dtype is DType.INT8
-    if dtype not in _FACTORS or second is not dtype or not (out in _STORED or is_bare):
+    is_taken = second is dtype or has_stored_weights(dtype, second)
+    if dtype not in _FACTORS or not is_taken or not (out in _STORED or is_bare):
         return Refusal(f"{dtype.value} times {second.value} to {out.value}")
     if dtype is DType.INT8 and sum_terms(spec) > _MAX_SUM_TERMS:
         return Refusal(f"sums of {sum_terms(spec)} products of bytes leave int32")
