@@ -1,14 +1,14 @@
 """YOLOv2 with decoding and suppression, and suppression alone, beside torch.
 
     python tests/bench/detection_bench.py [--device cuda] [--size 416] [--parts nms,yolov2]
-        [--precisions fp32,fp16,int8] [--deadline-s 110]
+        [--precisions fp32,tf32,fp16,int8] [--deadline-s 110]
 
 Peers run the network in eager mode or compiled, then decode in torch and call torchvision's NMS
 (where its extension does not load, the same kernels from torchvision_nms.py); "features" is their
-network alone. Rows of fp32 are without TF32 for all. Our engine is one with everything in it. All contenders of a part
-are built, compared with eager float32 (the share of its boxes that are found), then timed in turns.
-What cannot be built before the deadline, or fails, is a row that says so. Writes
-results/detection_<device>_<date>.csv.
+network alone. Rows of fp32 are without TF32 for all. Our engine is one with everything in it. All
+contenders of a part are built, compared with eager float32 (the share of its boxes that are found),
+then timed in turns. What cannot be built before the deadline, or fails, is a row that says so.
+Writes results/detection_<device>_<date>.csv.
 """
 
 from __future__ import annotations
