@@ -8,7 +8,7 @@ from tactic_testing import check_tactic
 
 from torch2rt.backends.cpu.jit import jit_unavailable
 from torch2rt.backends.cpu.jit.compiler import has_byte_products
-from torch2rt.backends.cpu.vnni.driver import Entry
+from torch2rt.backends.cpu.vnni.field import Entry
 from torch2rt.backends.cpu.vnni.plan import BytesPrepared
 from torch2rt.layers.convolution import Convolution
 from torch2rt.network.dtype import DType
@@ -70,10 +70,47 @@ def test_sums_are_exact(tactic: str, name: str) -> None:
     check_tactic(tactic, kind, [x, w], constants=[1], exact=True)
 
 
-def test_the_largest_sums_are_exact() -> None:
-    x = torch.full((1, 512, 4, 4), 255, dtype=torch.uint8)
+@pytest.mark.parametrize(("dtype", "value"), [(torch.uint8, 255), (torch.int8, -128)])
+def test_the_largest_sums_are_exact(dtype: torch.dtype, value: int) -> None:
+    x = torch.full((1, 512, 4, 4), value, dtype=dtype)
     w = torch.full((64, 512, 3, 3), -127, dtype=torch.int8)
     check_tactic("convolution.vnni.p7", window(3), [x, w], constants=[1], exact=True)
+
+
+# Signed bytes, and channels that come not by four, are copied first.
+COPIED = {
+    "stem": ((3, 64), (16, 24), window(7, 2)),
+    "small stem": ((3, 32), (9, 22), window(3, 2)),
+    "one channel": ((1, 16), (6, 64), window(5)),
+    "1x1": ((6, 80), (5, 11), window(1)),
+    "many channels": ((16, 80), (7, 9), window(3)),
+    "many channels, distant pixels": ((8, 16), (6, 9), window(3, 1, 2)),
+    "many channels, 1x1": ((32, 48), (6, 5), window(1)),
+    "padded on one side": ((5, 16), (6, 15), Convolution((2, 2), (0, 0), (1, 1), (1, 1), 1)),
+    "outside the image": ((8, 16), (6, 9), Convolution((1, 1), (4, 5), (4, 5), (1, 1), 1)),
+}
+SIZES |= {"stem": (7, 7), "one channel": (5, 5)}
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8])
+@pytest.mark.parametrize("name", COPIED)
+def test_sums_of_a_copied_input_are_exact(name: str, dtype: torch.dtype) -> None:
+    (channels, k), image, kind = COPIED[name]
+    size = SIZES.get(name, (1, 1) if "1x1" in name else (3, 3))
+    x, w = stored(dtype, 2, channels, *image), weight(k, channels, *size)
+    if dtype is torch.int8 or channels % 4:
+        check_tactic("convolution.vnni.p7", kind, [x, w], constants=[1], exact=True)
+
+
+def test_a_signed_input_with_an_epilogue() -> None:
+    kinds, expression = EPILOGUES["residual"]
+    check_tactic(
+        "convolution.vnni.p7", window(1),
+        [stored(torch.int8, 1, 32, 9, 7), weight(80, 32, 1, 1),
+         *further(kinds, (1, 80, 9, 7), 32, torch.int8)],
+        STORED[DType.INT8].format(expression), out_dtype=DType.INT8, constants=[1, 2, 3],
+        tolerance=FLIPS,
+    )
 
 
 def scales(k: int, terms: int) -> torch.Tensor:
@@ -169,9 +206,10 @@ BYTES = (torch.uint8, torch.int8)
 @pytest.mark.parametrize(
     ("kind", "x", "w", "dtypes", "reason"),
     [
-        (window(1), (1, 8, 4, 4), (16, 8, 1, 1), (torch.int8, torch.int8), "unsigned by signed"),
-        (window(1), (1, 6, 4, 4), (16, 6, 1, 1), BYTES, "no multiples of 4 and 16"),
-        (window(1), (1, 8, 4, 4), (24, 8, 1, 1), BYTES, "no multiples of 4 and 16"),
+        (window(1), (1, 8, 4, 4), (16, 8, 1, 1), BYTES[::-1], "bytes by signed bytes"),
+        (window(1), (1, 6, 4, 9), (16, 6, 1, 1), BYTES, "less than 64 bytes are not copied"),
+        (window(3, 1, 2), (1, 6, 5, 15), (16, 6, 3, 3), BYTES, "the taps of a row are apart"),
+        (window(1), (1, 8, 4, 4), (24, 8, 1, 1), BYTES, "no multiple of 16"),
         (Convolution((1, 1), (0, 0), (0, 0), (1, 1), 2), (1, 8, 4, 4), (16, 4, 1, 1), BYTES,
          "one group"),
         (Convolution((1,), (0,), (0,), (1,), 1), (1, 8, 4), (16, 8, 1), BYTES,
@@ -186,7 +224,7 @@ def test_layers_that_are_refused(
     reason: str,
 ) -> None:
     with pytest.raises(AssertionError, match=reason):
-        check_tactic(NAMES[0], kind, [stored(dtypes[0], *x), weight(*w)], constants=[1])
+        check_tactic(NAMES[0], kind, [stored(dtypes[0], *x), stored(dtypes[1], *w)], constants=[1])
 
 
 @pytest.mark.parametrize(

@@ -6,48 +6,9 @@ large, each thread reads its own; where images are large, each writes its own ro
 
 from __future__ import annotations
 
-from enum import IntEnum, auto
-
 from torch2rt.backends.cpu.jit import Function, address_of_kernel
+from torch2rt.backends.cpu.vnni.field import Entry, Field
 from torch2rt.backends.cpu.vnni.kernel import LANES
-
-
-class Field(IntEnum):
-    """Positions of the 64-bit numbers a run is described by."""
-
-    @staticmethod
-    def _generate_next_value_(name: str, start: int, count: int, last: list[int]) -> int:
-        return count
-
-    source = auto()  # address of x
-    weights = auto()  # address of the packed weights
-    table = auto()  # address of the addresses that tiles read
-    tiles = auto()  # address of the tiles of an image, `Entry` numbers each
-    tile_count = auto()
-    images = auto()
-    image_bytes = auto()  # of the input
-    image_elements = auto()  # of the output
-    out_channels = auto()
-    panels = auto()
-    whole_panels = auto()
-    panel_bytes = auto()  # of a whole panel of weights
-    vectors = auto()  # registers of a whole panel
-    last_vectors = auto()
-    columns = auto()  # of the grid of threads
-    ahead_bytes = auto()  # fetched by a whole tile
-    thread_number = auto()  # address of omp_get_thread_num
-    thread_count = auto()  # address of omp_get_num_threads
-
-
-class Entry(IntEnum):
-    """Positions of the 64-bit numbers that describe a tile."""
-
-    kernel = 0  # address of the function for whole panels
-    last_kernel = 1
-    source_bytes = 2  # of its input in an image
-    vector_bytes = 3  # of its first row of taps, in the weights of a register
-    pixel = 4  # its first, in the output
-    rows = 5  # of taps
 
 
 def driver_kernel() -> int:
@@ -67,6 +28,8 @@ class _Driver:
         """Panels one after the other, so that tiles find the weights in the cache."""
         f, get = self.f, self.get
         thread, threads = self._ask(Field.thread_number), self._ask(Field.thread_count)
+        with f.when(f.compare("ne", get[Field.has_copy], 0)):
+            self._copy(thread, threads)
         is_grid = f.compare("eq", f.integer("srem", threads, get[Field.columns]), 0)
         columns = f.value(f"select i1 {is_grid}, i64 {get[Field.columns]}, i64 1")
         panel_begin, panel_end = self._part(
@@ -90,6 +53,16 @@ class _Driver:
                 ahead = self._ahead(next_weights, done)
                 self._tile(item.counter, panel.counter, weights, ahead)
         return f.text
+
+    def _copy(self, thread: str, threads: str) -> None:
+        """This thread's rows of the copy; then threads wait for each other."""
+        f = self.f
+        begin, end = self._part(thread, threads, self.get[Field.copy_rows])
+        with f.when(f.compare("slt", begin, end)):
+            f.call(self._pointer(Field.copy_kernel), [
+                ("ptr", "%data"), ("i64", begin), ("i64", end),
+            ])
+        f.call(self._pointer(Field.barrier), [])
 
     def _ask(self, field: Field) -> str:
         narrow = self.f.value(f"call i32 {self._pointer(field)}()")

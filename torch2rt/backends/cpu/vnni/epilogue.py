@@ -45,6 +45,11 @@ class Epilogue:
     literals: int
     dtype: DType
 
+    @property
+    def table_size(self) -> int:
+        """Addresses of the table: of the output, the operands, and the literals if any."""
+        return 1 + len(self.operands) + (self.literals > 0)
+
     def is_interleaved(self, vectors: int) -> bool:
         """Whether the registers of a panel are packed into one: bytes to and from four of them.
 

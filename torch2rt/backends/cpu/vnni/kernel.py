@@ -39,7 +39,8 @@ class TileKernel:
     ``channels`` is the number of input channels, ``out_channels`` that of all output channels.
     ``pixel_bytes``, ``tap_bytes`` and ``row_bytes`` are the distances in the input of what is read
     for neighbouring output pixels, taps of a row, and rows of taps; a row has ``taps``. Meanwhile
-    ``ahead`` lines are fetched in each round of the loop.
+    ``ahead`` lines are fetched in each round of the loop. Sums start at zero, or at one number for
+    each output channel, whose address is the last of the table.
     """
 
     pixels: int
@@ -52,6 +53,7 @@ class TileKernel:
     taps: int
     runs: tuple[Run, ...]
     ahead: int
+    has_start: bool
     epilogue: Epilogue
 
     @property
@@ -106,8 +108,7 @@ class _Products:
     def sums(self) -> Sequence[str]:
         """The sums over all taps, pixel by pixel."""
         f, kernel = self.f, self.kernel
-        zeros = [(_VECTOR, "zeroinitializer")] * (kernel.pixels * kernel.vectors)
-        with f.loop(0, "%rows", zeros) as row:
+        with f.loop(0, "%rows", self._start() * kernel.pixels) as row:
             x = f.at("%x", f.integer("mul", row.counter, kernel.row_bytes), "i8")
             w = f.at("%w", f.integer("mul", row.counter, kernel.row_weights), "i8")
             ahead = f.at("%ahead", f.integer("mul", row.counter, kernel.ahead_bytes), "i8")
@@ -117,6 +118,18 @@ class _Products:
                 ahead = f.at(ahead, kernel.rounds(run)[0] * kernel.ahead * 64, "i8")
             row.updates += sums
         return row.results
+
+    def _start(self) -> list[tuple[str, str]]:
+        """What the sums of a pixel start at, with its type."""
+        f, kernel = self.f, self.kernel
+        if not kernel.has_start:
+            return [(_VECTOR, "zeroinitializer")] * kernel.vectors
+        pointer = f.load("ptr", f.at("%table", kernel.epilogue.table_size, "i64"), 8)
+        first = f.at(pointer, "%channel", "i32")
+        return [
+            (_VECTOR, f.load(_VECTOR, f.at(first, vector * LANES, "i32")))
+            for vector in range(kernel.vectors)
+        ]
 
     def _run(self, run: Run, sums: list[str], x: str, w: str, ahead: str) -> list[str]:
         """The sums with the products of a run of taps, their pixels and channels on end."""

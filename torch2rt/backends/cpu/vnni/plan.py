@@ -15,13 +15,24 @@ from torch2rt.backends.cpu.jit import JitUnavailable, jit_unavailable
 from torch2rt.backends.cpu.jit.compiler import has_byte_products
 from torch2rt.backends.cpu.jit.parallel import ParallelCall, address_of_function, follow
 from torch2rt.backends.cpu.onednn.openmp import get_threads, openmp
-from torch2rt.backends.cpu.vnni.driver import Entry, Field, driver_kernel
+from torch2rt.backends.cpu.vnni.copy import LANES as COPY_LANES
+from torch2rt.backends.cpu.vnni.copy import (
+    SLACK_BYTES,
+    copied,
+    copy_fields,
+    copy_kernel,
+    has_flat_rows,
+    is_copied,
+)
+from torch2rt.backends.cpu.vnni.driver import driver_kernel
 from torch2rt.backends.cpu.vnni.epilogue import epilogue_of, refusal_reason
+from torch2rt.backends.cpu.vnni.field import Entry, Field
 from torch2rt.backends.cpu.vnni.kernel import LANES, TileKernel, tile_kernel
 from torch2rt.backends.cpu.vnni.tile import Geometry, Span, Tile, geometry, tiles
-from torch2rt.backends.cpu.vnni.weights import constant_operand, packed_weights
+from torch2rt.backends.cpu.vnni.weights import constant_operand, packed_weights, start_of_sums
 from torch2rt.backends.spec import LayerSpec, Layout, LayoutChoice
 from torch2rt.backends.tactic import Call, Prepared, Refusal, Unprepared, Weights
+from torch2rt.layers.accumulator import EIGHT_BITS
 from torch2rt.layers.convolution import Convolution
 from torch2rt.network.dtype import Array, DType
 
@@ -43,26 +54,36 @@ def refusal(spec: LayerSpec) -> Refusal | None:
     if not isinstance(kind, Convolution):
         return Refusal(f"{kind.name} is not a convolution")
     x, weight = spec.inputs[:2]
-    if (x.dtype, weight.dtype) != (DType.UINT8, DType.INT8):
-        return Refusal("the products are of unsigned by signed bytes")
+    if x.dtype not in EIGHT_BITS or weight.dtype is not DType.INT8:
+        return Refusal("the products are of bytes by signed bytes")
     if x.rank != 4 or kind.groups != 1:
         return Refusal("the kernel is written for images and one group")
     if spec.constants[1] is None:
         return Refusal("the weights are no constant")
-    if x.shape[1] % 4 or weight.shape[0] % LANES:
-        return Refusal(f"the channels are no multiples of 4 and {LANES}")
-    reason = _border_reason(spec) or jit_unavailable() or _products_unavailable()
-    reason = reason or refusal_reason(spec)
+    if weight.shape[0] % LANES:
+        return Refusal(f"the output channels are no multiple of {LANES}")
+    if min(spec.outputs[0].shape) == 0:
+        return Refusal("the output is empty")
+    reason = (_copy_reason if is_copied(spec) else _border_reason)(spec)
+    reason = reason or jit_unavailable() or _products_unavailable() or refusal_reason(spec)
     return Refusal(reason) if reason is not None else None
 
 
 def _border_reason(spec: LayerSpec) -> str | None:
     """Why the kernel does not do a layer's borders, or None."""
-    if min(spec.outputs[0].shape) == 0:
-        return "the output is empty"
     shape = _geometry(spec)
     if any(not tile.rows or not tile.span.runs for tile in tiles(shape, shape.out_width)):
         return "some windows are outside the image"
+    return None
+
+
+def _copy_reason(spec: LayerSpec) -> str | None:
+    """Why the input is not copied, or None."""
+    shape = _geometry(spec)
+    if has_flat_rows(spec) and shape.dilation[1] != 1:
+        return "the channels are no multiple of 4, and the taps of a row are apart"
+    if shape.width * shape.pixel_bytes < COPY_LANES:
+        return f"rows of less than {COPY_LANES} bytes are not copied"
     return None
 
 
@@ -101,6 +122,9 @@ class _Planner:
         self.threads = get_threads()
         self.images = spec.inputs[0].shape[0]
         self.shape = _geometry(spec)
+        self.workspace_bytes, self.copy = 0, {Field.has_copy: 0}
+        if is_copied(spec):
+            self._copy()
         if self.shape.is_product:
             self.shape, self.images = self.shape.as_row(self.images), 1
         self.vectors = min(block.vectors, self.shape.out_channels // LANES)
@@ -110,20 +134,35 @@ class _Planner:
         self.ahead = self._ahead()
         self.epilogue, self.literals = epilogue_of(spec)
 
+    def _copy(self) -> None:
+        """Read a copy of the input instead of it."""
+        given, spec = self.shape, self.spec
+        self.shape = copied(given, has_flat_rows(spec))
+        self.copy = copy_fields(given, self.shape, self.images, spec.inputs[0].dtype)
+        self.copy |= {
+            Field.has_copy: 1, Field.copy_kernel: copy_kernel(),
+            Field.barrier: address_of_function(openmp().GOMP_barrier),
+        }
+        size = self.images * self.shape.height * self.shape.width * self.shape.pixel_bytes
+        self.workspace_bytes = size + SLACK_BYTES
+
     def prepared(self, weights: Weights) -> BytesPrepared:
         """All of it."""
         spec = self.spec
         is_interleaved = self.epilogue.is_interleaved(self.vectors)
         packed = packed_weights(spec, weights, self.vectors, is_interleaved)
         entries = self._entries()
-        literals = np.array([*self.literals, 0.0], np.float32)
         further = range(spec.main_count, len(spec.inputs))
         operands = [constant_operand(spec, weights, index, is_interleaved) for index in further]
+        literals = [np.array(self.literals, np.float32)] if self.literals else []
+        start = start_of_sums(spec, weights, is_interleaved)
+        behind = [*literals, start] if start is not None else literals
         numbers = self._numbers()
         numbers[Field.weights] = address_of(packed)
         numbers[Field.tiles] = address_of(entries)
         return BytesPrepared(
-            numbers, driver_kernel(), self.threads, [*operands, literals], (packed, entries),
+            numbers, driver_kernel(), self.threads, operands, behind, (packed, entries),
+            workspace_bytes=self.workspace_bytes,
             may_overwrite=tuple(
                 index for index, operand in zip(further, self.epilogue.operands, strict=True)
                 if operand.kind == "tensor"
@@ -133,8 +172,7 @@ class _Planner:
 
     def _columns(self) -> int:
         """Among how many threads the panels are divided: where weights are larger than images."""
-        size = math.prod(self.spec.inputs[1].shape)
-        if size < math.prod(self.spec.inputs[0].shape):
+        if math.prod(self.spec.inputs[1].shape) < math.prod(self.spec.inputs[0].shape):
             return 1
         return max(
             count for count in range(1, self.threads + 1)
@@ -152,10 +190,11 @@ class _Planner:
         shape = self.shape
         return TileKernel(
             pixels=span.pixels, vectors=vectors, channels=shape.channels,
-            out_channels=shape.out_channels, pixel_bytes=shape.stride[1] * shape.channels,
-            tap_bytes=shape.dilation[1] * shape.channels,
-            row_bytes=shape.dilation[0] * shape.width * shape.channels, taps=shape.window[1],
-            runs=span.runs, ahead=self.ahead, epilogue=self.epilogue,
+            out_channels=shape.out_channels, pixel_bytes=shape.stride[1] * shape.pixel_bytes,
+            tap_bytes=shape.dilation[1] * shape.pixel_bytes,
+            row_bytes=shape.dilation[0] * shape.width * shape.pixel_bytes, taps=shape.window[1],
+            runs=span.runs, ahead=self.ahead,
+            has_start=self.spec.inputs[0].dtype is DType.INT8, epilogue=self.epilogue,
         )
 
     def _entries(self) -> Array:
@@ -178,7 +217,7 @@ class _Planner:
         shape = self.shape
         y = tile.y * shape.stride[0] - shape.padding[0] + tile.first * shape.dilation[0]
         x = tile.span.start * shape.stride[1] - shape.padding[1]
-        entry[Entry.source_bytes] = (y * shape.width + x) * shape.channels
+        entry[Entry.source_bytes] = (y * shape.width + x) * shape.pixel_bytes
         entry[Entry.vector_bytes] = tile.first * shape.window[1] * shape.channels * LANES
         entry[Entry.pixel] = tile.y * shape.out_width + tile.span.start
         entry[Entry.rows] = tile.rows
@@ -189,9 +228,9 @@ class _Planner:
         taps = shape.window[0] * shape.window[1]
         rounds = self._kernel(self.tiles[0].span, vectors).ahead_bytes
         gomp = openmp()
-        fields = {
+        fields = self.copy | {
             Field.tile_count: len(self.tiles), Field.images: self.images,
-            Field.image_bytes: shape.height * shape.width * shape.channels,
+            Field.image_bytes: shape.height * shape.width * shape.pixel_bytes,
             Field.image_elements: shape.out_height * shape.out_width * shape.out_channels,
             Field.out_channels: shape.out_channels, Field.panels: self.panels,
             Field.whole_panels: shape.out_channels // LANES // vectors,
@@ -211,15 +250,17 @@ class _Planner:
 class BytesPrepared(Prepared):
     """One parallel region: ``driver`` run by ``threads`` threads on a copy of ``numbers``.
 
-    ``operands`` are the epilogue's constants and its literals; ``keep`` is memory that the numbers
-    point to.
+    ``operands`` are the epilogue's constants, ``behind`` what follows them in the table; ``keep``
+    is memory that the numbers point to.
     """
 
     numbers: Array
     driver: int
     threads: int
     operands: Sequence[Array | None]
+    behind: Sequence[Array]
     keep: Sequence[Array]
+    workspace_bytes: int = 0
     may_overwrite: tuple[int, ...] = ()
 
     def bind(
@@ -227,14 +268,20 @@ class BytesPrepared(Prepared):
     ) -> Sequence[Call]:
         """One call."""
         numbers = self.numbers.copy()
-        table: Array = np.zeros(len(self.operands) + 1, np.int64)
+        table: Array = np.zeros(1 + len(self.operands) + len(self.behind), np.int64)
         numbers[Field.table] = address_of(table)
-        follow(inputs[0], numbers, Field.source)
+        if self.workspace_bytes:
+            numbers[Field.source] = workspace
+            follow(inputs[0], numbers, Field.given)
+        else:
+            follow(inputs[0], numbers, Field.source)
         follow(outputs[0], table, 0)
-        first = len(inputs) - len(self.operands) + 1
-        for position, operand in enumerate(self.operands, 1):
+        further = inputs[len(inputs) - len(self.operands) :]
+        for position, (buffer, operand) in enumerate(zip(further, self.operands, strict=True), 1):
             if operand is None:
-                follow(inputs[first + position - 1], table, position)
+                follow(buffer, table, position)
             else:
                 table[position] = address_of(operand)
+        for position, array in enumerate(self.behind, 1 + len(self.operands)):
+            table[position] = address_of(array)
         return [(ParallelCall(self.driver, self.threads, numbers, (self, table)), ())]

@@ -53,8 +53,9 @@ class EpilogueWriter:
         self.vectors = vectors
         self.out_channels = out_channels
         self.is_interleaved = epilogue.is_interleaved(vectors)
-        count = len(epilogue.operands) + 1 + (epilogue.literals > 0)
-        self.bases = [f.load("ptr", f.at("%table", i, "i64"), 8) for i in range(count)]
+        self.bases = [
+            f.load("ptr", f.at("%table", i, "i64"), 8) for i in range(epilogue.table_size)
+        ]
 
     def write(self, sums: Sequence[str]) -> None:
         """Store the sums of a tile, pixel by pixel."""

@@ -17,7 +17,10 @@ from torch2rt.layers.convolution import Convolution
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """Sizes of a convolution of one image, channels last, in pixels."""
+    """Sizes of a convolution of one image, channels last, in pixels.
+
+    ``pixel_bytes`` is the distance of pixels of the input, ``channels`` what a tap reads of one.
+    """
 
     channels: int
     out_channels: int
@@ -26,6 +29,7 @@ class Geometry:
     out_height: int
     out_width: int
     window: tuple[int, int]
+    pixel_bytes: int
     stride: tuple[int, int] = (1, 1)
     padding: tuple[int, int] = (0, 0)
     dilation: tuple[int, int] = (1, 1)
@@ -51,7 +55,7 @@ def geometry(
     before = kind.padding_before
     return Geometry(
         given[1], made[1], given[2], given[3], made[2], made[3], (window[2], window[3]),
-        (stride[0], stride[1]), (before[0], before[1]), (dilation[0], dilation[1]),
+        given[1], (stride[0], stride[1]), (before[0], before[1]), (dilation[0], dilation[1]),
     )
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from torch2rt.backends.buffer import aligned_bytes
+from torch2rt.backends.cpu.vnni.copy import flat_rows, has_flat_rows
 from torch2rt.backends.cpu.vnni.epilogue import PANEL, interleaved
 from torch2rt.backends.cpu.vnni.kernel import LANES
 from torch2rt.backends.pages import paged_bytes
 from torch2rt.backends.spec import LayerSpec
 from torch2rt.backends.tactic import Weights
-from torch2rt.network.dtype import Array
+from torch2rt.network.dtype import Array, DType
 
 
 def packed_weights(
@@ -22,11 +23,29 @@ def packed_weights(
     """
     name = spec.constants[1]
     assert name is not None
-    shape = spec.inputs[1].shape
-    packed: Array = weights.packed(
-        (name, "vnni weights", vectors, is_interleaved),
-        lambda: pack(_ordered(weights.array(name).reshape(shape), is_interleaved), vectors),
-    )
+    is_flat = has_flat_rows(spec)
+
+    def make() -> Array:
+        values = weights.array(name).reshape(spec.inputs[1].shape)
+        return pack(_ordered(flat_rows(values) if is_flat else values, is_interleaved), vectors)
+
+    packed: Array = weights.packed((name, "vnni weights", vectors, is_interleaved), make)
+    return packed
+
+
+def start_of_sums(spec: LayerSpec, weights: Weights, is_interleaved: bool) -> Array | None:
+    """Minus 128 times the sum of each output channel's weights, int32; None of unsigned input."""
+    name = spec.constants[1]
+    assert name is not None
+    if spec.inputs[0].dtype is DType.UINT8:
+        return None
+
+    def make() -> Array:
+        values = weights.array(name).reshape(spec.inputs[1].shape)
+        sums = values.sum(axis=(1, 2, 3), dtype=np.int64) * -128
+        return _aligned(_ordered(sums.astype(np.int32), is_interleaved))
+
+    packed: Array = weights.packed((name, "vnni start", is_interleaved), make)
     return packed
 
 
