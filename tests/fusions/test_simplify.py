@@ -11,7 +11,7 @@ F = "float32[2,4,3]"
 HEAD = (
     "input %x: float32[2,4,3]\ninput %z: float32[2,4,3]\ninput %n: int64[2,4,3]\n"
     "constant @s: float32[4,1]\nconstant @t: float32[4,1]\nconstant @u: float32[4,1]\n"
-    "constant @one: float32[1]\nconstant @k: float32[]\nconstant @row: float32[3]\n"
+    "constant @one: float32[1]\nconstant @zero_point: int32[1,1]\nconstant @k: float32[]\nconstant @row: float32[3]\n"
 )
 
 
@@ -31,11 +31,15 @@ HEAD = (
         ("%z, %x", "sub(i1,i0)", '"sub(i0,i1)"'),
         ("%x, @s", "neg(mul(neg(i0),i1))", '"mul(i0,i1)"'),
         ("%n, @one", "mul(i0,i1)", "mul(i0,"),
+        ("%x, @zero_point", "add(round(i0),to_float32(i1))", '"add(round(i0),61.0)"'),
     ],
 )
 def test_pointwise(inputs: str, expression: str, want: str) -> None:
     source = HEAD + pointwise("y", inputs, expression, F) + "output y = %y\n"
-    check_fires(SimplifyPointwise(), source, kinds=["pointwise"], lines=[want])
+    constants = {"zero_point": np.full((1, 1), 61, np.int32)} if "@zero_point" in inputs else None
+    check_fires(
+        SimplifyPointwise(), source, kinds=["pointwise"], lines=[want], constants=constants
+    )
 
 
 @pytest.mark.parametrize(
@@ -45,6 +49,7 @@ def test_pointwise(inputs: str, expression: str, want: str) -> None:
         ("%x, @s", "sub(1.0,mul(i0,i1))"),
         ("%x", "neg(i0)"),
         ("%n", "mul(i0,1.0)"),
+        ("%n, @zero_point", "add(i0,i1)"),
         ("%x, @s, @row", "mul(relu(mul(add(i0,i1),2.0)),i2)"),
         ("%x, @s, @row", "add(add(i0,i1),i2)"),
     ],

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import fx, nn
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from torch2rt.capture.captured import place
 from torch2rt.capture.errors import CaptureError, DataDependentError
@@ -17,7 +18,7 @@ _DTYPES = {getattr(torch, dtype.value) for dtype in DType}
 
 
 def check_model(model: object) -> None:
-    """CaptureError for what is no module and for one whose weights are not there."""
+    """CaptureError for what is no module and for one whose weights are not there, or not plain."""
     name = type(model).__name__
     if not isinstance(model, nn.Module):
         raise CaptureError(
@@ -29,6 +30,21 @@ def check_model(model: object) -> None:
             raise CaptureError(
                 model=name, where="", reason=f"{path!r} is on the meta device and has no values",
                 remedy="Load the weights first.",
+            )
+        is_wrapper = is_traceable_wrapper_subclass(tensor)
+        if is_wrapper:
+            kind = type(tensor)
+            raise CaptureError(
+                model=name, where="", reason=f"{path!r} is a {kind.__module__}.{kind.__name__}, "
+                "not a plain tensor", remedy="Make it one: of torchao's tensors with "
+                "torchao.utils.unwrap_tensor_subclass(model); their quantization is kept.",
+            )
+    for path, module in model.named_modules():
+        if any(isinstance(value, torch.ScriptObject) for value in vars(module).values()):
+            raise CaptureError(
+                model=name, where=f" in {path}", reason=f"{type(module).__name__} holds weights in "
+                "a form of its own", remedy="Of a model with fake quantization convert that model, "
+                "as it is before torch.ao.quantization.convert; its quantization is kept.",
             )
 
 

@@ -25,6 +25,7 @@ from torch2rt.capture.errors import (
     DataDependentError,
     DynamicShapeError,
 )
+from torch2rt.capture.fake_quantize import settle_fake_quantize
 from torch2rt.capture.functionalise import Functionaliser
 from torch2rt.capture.inline import inline_regions
 from torch2rt.capture.opaque import OpaqueCall, make_opaque
@@ -121,6 +122,7 @@ class Tracer:
         flat = FlatModel(eval_copy(self.model), self.call_spec, equal)
         opaque = make_opaque(flat.model, self.opaque_modules)
         keep_plugins(flat.model)
+        settle_fake_quantize(flat.model)
         program = self._export(flat, tensors, axes)
         if not flat.call.output_spec.names:
             raise CaptureError(

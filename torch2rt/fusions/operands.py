@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -114,11 +114,29 @@ def _with_literals(
         for index, tensor in enumerate(tensors)
         if index >= fixed and (value := _literal(tensor)) is not None
     }
-    if not literals:
+    zero_points = {
+        index: ex.Constant(float(tensor.data.item()))
+        for index, tensor in enumerate(tensors)
+        if index >= fixed and tensor.data is not None and tensor.data.size == 1
+        and tensor.dtype is DType.INT32
+    }
+    if not literals and not zero_points:
         return expression
     types = tuple(operand(tensor) for tensor in tensors)
-    result = ex.substitute_inputs(expression, literals)
+    result = ex.substitute_inputs(_with_floats(expression, zero_points), literals)
     return result if _same_dtype(result, expression, types) else expression
+
+
+def _with_floats(
+    expression: ex.Expression, integers: Mapping[int, ex.Constant]
+) -> ex.Expression:
+    """Integers that are converted to float32, as zero points are, as literals."""
+    match expression:
+        case ex.Apply("to_float32", (ex.Input(index),)) if index in integers:
+            return integers[index]
+        case ex.Apply(op, arguments):
+            return ex.Apply(op, tuple(_with_floats(item, integers) for item in arguments))
+    return expression
 
 
 def _same_dtype(

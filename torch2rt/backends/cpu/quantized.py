@@ -50,12 +50,22 @@ def integer_refusal(
                 return Refusal(f"{node.op} of {dtypes[argument.index].value}")
     if stored in EIGHT_BITS:
         match root:
-            case ex.Apply(op, (ex.Apply("clamp", (ex.Apply("round"), _, _)),)) if (
-                op == f"to_{stored.value}"
+            case ex.Apply(op, (ex.Apply("clamp", (value, _, _)),)) if (
+                op == f"to_{stored.value}" and _is_whole(value)
             ):
                 return None
         return Refusal(f"a result in {stored.value} that is not rounded and clamped")
     return None
+
+
+def _is_whole(value: ex.Expression) -> bool:
+    """Whether a value is rounded; a zero point may have been added to it since."""
+    match value:
+        case ex.Apply("round"):
+            return True
+        case ex.Apply("add", (rounded, ex.Constant(zero_point))):
+            return float(zero_point).is_integer() and _is_whole(rounded)
+    return False
 
 
 def without_rounding(root: ex.Expression, dtype: DType) -> ex.Expression:

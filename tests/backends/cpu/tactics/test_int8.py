@@ -73,6 +73,26 @@ def test_epilogues(epilogue: str, target: DType) -> None:
     )
 
 
+def test_a_zero_point_is_added_behind_the_rounding() -> None:
+    check_tactic(
+        "convolution.onednn.direct", window(3),
+        [stored(torch.uint8, 2, 16, 9, 7), weight(32, 16, 3, 3), scales(32, 144),
+         torch.randn(32, 1, 1) * 20],
+        "to_uint8(clamp(add(round(add(mul(to_float32(i0),i1),i2)),61.0),0.0,127.0))",
+        out_dtype=DType.UINT8, constants=[1, 2, 3], tolerance=FLIPS,
+    )
+
+
+def test_what_is_added_to_a_rounded_value_must_be_whole() -> None:
+    inputs = [stored(torch.uint8, 1, 16, 4, 4), weight(16, 16, 1, 1)]
+    with pytest.raises(AssertionError, match="uint8 that is not rounded and clamped"):
+        check_tactic(
+            "convolution.onednn.direct", window(1), inputs,
+            "to_uint8(clamp(add(round(mul(to_float32(i0),0.01)),0.5),0.0,255.0))",
+            out_dtype=DType.UINT8, constants=[1],
+        )
+
+
 SHAPES = [
     (64, 64, 1, 1, 1), (64, 128, 1, 2, 1), (3, 32, 7, 2, 1), (40, 24, 3, 1, 1),
     (32, 32, 3, 1, 32), (48, 48, 5, 2, 48), (32, 48, 3, 1, 2), (20, 30, 3, 1, 5),
