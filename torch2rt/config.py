@@ -12,11 +12,12 @@ from torch2rt.errors import ConfigError
 from torch2rt.quantize.budget import Budget
 from torch2rt.quantize.overrides import FLOAT32, Overrides
 
-PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8", "int8_weights")
+PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8", "fp8", "int8_weights")
 # What a CPU has no arithmetic for, and what to use there instead.
 _NOT_ON_CPU = {
     "fp16": 'precision="bf16", which is as fast there as it gets, or "fp32"',
     "tf32": 'precision="fp32"',
+    "fp8": 'precision="int8", or "int8_weights"',
 }
 FALLBACKS = ("torch", "error")
 

@@ -41,10 +41,10 @@ from torch2rt.quantize.fingerprint import network_fingerprint
 from torch2rt.quantize.held_out import hold_out
 from torch2rt.quantize.loader import CalibrationLoader, arguments_seen, first_call
 from torch2rt.quantize.metric import judge_of
-from torch2rt.quantize.mix import INT8
+from torch2rt.quantize.mix import INT8, RANGED
 from torch2rt.quantize.overrides import parse_precision
 from torch2rt.quantize.precision import build_in_precision
-from torch2rt.quantize.steps import calibrate_network, needs_calibration
+from torch2rt.quantize.steps import calibrate_network, check_device, needs_calibration
 
 
 class ConvertOptions(TypedDict, total=False):
@@ -185,6 +185,7 @@ def _convert(
     name = type(model).__name__
     with _progress(name, config.progress) as step:
         backend = open_backend(config.device, threads=config.threads)
+        check_device(config, backend)
         step("capture")
         captured = capture(model, args, kwargs, dynamic_shapes=dynamic_shapes)
         tensors = captured.call_spec.flatten(args, kwargs)
@@ -194,8 +195,8 @@ def _convert(
         config.overrides.check_matches(lowered.network)
         fingerprint = network_fingerprint(lowered.network) if calibration is not None else ""
         step("optimize")
-        is_calibrated = calibration is not None or config.precision == "int8"
-        if config.precision == "int8":
+        is_calibrated = calibration is not None or config.precision in RANGED
+        if config.precision in RANGED:
             run_passes(lowered.network, [WidenHalves()])  # 8 bits are made of float32
         log = optimize(  # what is calibrated is alike for all backends
             lowered.network, merge_siblings=not is_calibrated,

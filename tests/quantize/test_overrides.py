@@ -67,7 +67,7 @@ def test_the_first_pattern_that_matches_counts_and_the_star_comes_last(network):
     [
         ({"head": "int8"}, r"it says nothing of other layers\. Add \"\*\": \"int8\""),
         ({"head": "int3", "*": "int8"}, r"\{'head': 'int3'\} is not valid: unknown value for a "
-         r"layer\. Use one of 'int8', 'int8_weights', 'fp16', 'bf16', 'fp32'"),
+         r"layer\. Use one of 'int8', 'fp8', 'int8_weights', 'fp16', 'bf16', 'fp32'"),
         ({3: "int8", "*": "int8"}, "unknown value for a layer"),
         ({"a": "fp16", "b": "bf16", "*": "int8"}, "a network has one 16-bit float"),
         (["int8"], r"precision=\['int8'\] is not valid: neither a name nor a dict"),

@@ -27,7 +27,7 @@ from torch2rt.backends.tactic import Call, Prepared, Refusal, Tactic, Unprepared
 from torch2rt.network.dtype import DType
 from torch2rt.network.layer import run_reference
 from torch2rt.network.tensor import TensorType
-from torch2rt.torch_values import constant_to_torch
+from torch2rt.torch_values import constant_from_torch, constant_to_torch
 
 
 @dataclass(frozen=True)
@@ -120,12 +120,12 @@ class ReferencePrepared(Prepared):
         types = [TensorType(output.shape, output.dtype) for output in self.spec.outputs]
         operands = [
             self._constant(buffer) if buffer.constant is not None
-            else torch.from_numpy(strided(buffer).copy())
+            else constant_to_torch(strided(buffer).copy(), buffer.spec.dtype)
             for buffer in inputs
         ]
         results = run_reference(self.spec.kind, self.spec.epilogue, operands, types)
         for buffer, result in zip(outputs, results, strict=True):
-            strided(buffer)[...] = result.numpy()
+            strided(buffer)[...] = constant_from_torch(result)[0]
             self.tactic.change(strided(buffer))
         return 0
 

@@ -1,6 +1,7 @@
-"""What Triton's interpreter lacks: NVIDIA's libdevice, and scalars under NumPy 2.4.
+"""What Triton's interpreter lacks: libdevice, scalars under NumPy 2.4, rounding to float8.
 
-That NumPy no longer makes an int of an array of one element, as Triton 3.6 asks.
+That NumPy no longer makes an int of an array of one element, as Triton 3.6 asks. Its own float8
+is rounded up from the middle, and not carried into the exponent; here torch rounds.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 import triton.language as tl
 from triton.language.extra import libdevice
 from triton.runtime import interpreter
@@ -22,7 +24,7 @@ _FUNCTIONS = {
 
 
 def install() -> None:
-    """Put NumPy's functions where generated programs import them from; mend scalars."""
+    """Put NumPy's functions where generated programs import them from; mend scalars, float8."""
     for name, function in _FUNCTIONS.items():
         setattr(libdevice, name, _wrap(function))
     patch = interpreter._patch_lang_tensor
@@ -32,6 +34,15 @@ def install() -> None:
         scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
 
     interpreter._patch_lang_tensor = patch_and_mend
+    convert = interpreter._convert_float
+
+    def convert_and_round(x: Any, source: Any, target: Any, mode: Any) -> Any:
+        if target != tl.float8e4nv or x.dtype not in (np.float32, np.float16):
+            return convert(x, source, target, mode)
+        rounded = torch.from_numpy(np.ascontiguousarray(x)).clamp(-448, 448)
+        return rounded.to(torch.float8_e4m3fn).view(torch.uint8).numpy().reshape(x.shape)
+
+    interpreter._convert_float = convert_and_round
 
 
 def _wrap(function: Any) -> Any:

@@ -68,3 +68,33 @@ for _dtype in (torch.float16, torch.bfloat16):
                 dtype=_dtype, table=GPU_CASES)
     stored_case(f"large-{_dtype}", "wgmma_unpacked.tile_128x128", m=(515,), n=592, k=4096,
                 dtype=_dtype, table=GPU_CASES)
+
+
+def to_float8_case(
+    name: str, tactic: str, m: int, n: int, k: int, dtype: torch.dtype, *,
+    table: dict[str, dict[str, Case]] = CASES,
+) -> None:
+    """Register a product [m, k] x [n, k] whose result is quantized to float8."""
+
+    def run() -> object:
+        generator = torch.Generator().manual_seed(k)
+        inputs = [torch.randn(m, k, generator=generator), torch.randn(n, k, generator=generator)]
+        inputs = [(8 * x).to(dtype) for x in inputs]
+        inputs += [torch.rand(n, generator=generator) / (8 * k**0.5), torch.randn(n)]
+        return check_cuda_tactic(
+            f"matmul.{tactic}", Matmul(transpose_b=True), inputs,
+            f"clamp(mul(gelu({_BIASED}),20.0),-448.0,448.0)", constants=(1, 2, 3),
+            # A number that falls to the other side of a boundary is a step off, 32 at 448.
+            out_dtype=DType.FLOAT8_E4M3, tolerance=32 / 448,
+        )
+
+    table["matmul"][f"to-float8-{name}-{tactic}"] = run
+
+
+for _tactic in ("triton.tma_64x64x64", "triton.pointer_64x64x64"):
+    to_float8_case("halves", _tactic, m=70, n=80, k=144, dtype=torch.float16)
+    to_float8_case("float8", _tactic, m=70, n=80, k=272, dtype=torch.float8_e4m3fn)
+to_float8_case("float8", "triton.tma_64x64x64_split4", m=70, n=80, k=1040,
+               dtype=torch.float8_e4m3fn)
+to_float8_case("large", "triton.tma_128x128x64", m=515, n=592, k=4096, dtype=torch.float8_e4m3fn,
+               table=GPU_CASES)

@@ -52,6 +52,10 @@ class Backend(abc.ABC):
         """One tactic by name; KeyError if this backend has none of that name."""
         return self.tactics[name]
 
+    def lacks_float8(self) -> str | None:
+        """Why products of float8 do not run on this device, or None."""
+        return f"{self.device} has no products of float8"
+
     @abc.abstractmethod
     def fingerprint(self) -> str:
         """Hardware and library versions: what a measured time depends on."""

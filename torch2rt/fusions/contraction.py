@@ -17,7 +17,7 @@ from torch2rt.fusions.rewrite import values_of
 from torch2rt.layers.convolution import Convolution
 from torch2rt.layers.deconvolution import Deconvolution
 from torch2rt.layers.matmul import Matmul
-from torch2rt.network.dtype import Array
+from torch2rt.network.dtype import Array, DType
 from torch2rt.network.layer import Layer
 from torch2rt.network.tensor import Tensor
 
@@ -27,11 +27,15 @@ Contraction = Convolution | Deconvolution | Matmul
 
 
 def weight_of(layer: Layer) -> Tensor | None:
-    """The constant float weight of a contraction, its second input; None if it has none."""
+    """The constant float weight of a contraction, its second input; None if it has none.
+
+    float8 is none: it has been scaled to its range, and would lose its small numbers by a scale.
+    """
     if not isinstance(layer.kind, Contraction):
         return None
     weight = layer.main_inputs[1]
-    return weight if weight.is_constant and weight.dtype.is_float else None
+    is_float = weight.dtype.is_float and weight.dtype is not DType.FLOAT8_E4M3
+    return weight if weight.is_constant and is_float else None
 
 
 def is_costly_to_copy(weight: Tensor, layer: Layer) -> bool:

@@ -10,6 +10,7 @@ from torch2rt.fusions.base import Fusion
 from torch2rt.fusions.contraction import Contraction
 from torch2rt.fusions.operands import MAX_INPUTS, MAX_SIZE, Bound, joined
 from torch2rt.fusions.rewrite import replace_layer
+from torch2rt.layers.matmul import Matmul
 from torch2rt.layers.pointwise import Pointwise
 from torch2rt.network.dtype import DType
 from torch2rt.network.layer import Layer
@@ -41,6 +42,7 @@ class FuseEpilogue(Fusion[PointwiseAfter]):
     it moves to the place of the pointwise layer, where all operands exist.
     Refuses when the producer's result has other readers or is a network output, when the shapes
     differ, when the result is neither float nor 8 bits, or when the epilogue would grow too large.
+    float8 is written by matmuls alone.
     """
 
     name: ClassVar[str] = "fuse_epilogue"
@@ -100,6 +102,8 @@ def _refusal(network: Network, layer: Layer, producer: Layer) -> str | None:
         return f"{result.name} is {result.dtype.value}, not a float"
     if not layer.output.dtype.is_float and layer.output.dtype not in _STORED:
         return f"{layer.output.name} is {layer.output.dtype.value}"
+    if layer.output.dtype is DType.FLOAT8_E4M3 and not isinstance(producer.kind, Matmul):
+        return f"{layer.output.name} is {layer.output.dtype.value}, which products alone write"
     return None
 
 

@@ -20,6 +20,7 @@ from torch2rt.inspect.failure import failure
 from torch2rt.inspect.tolerance import relative_error
 from torch2rt.layers.accumulator import EIGHT_BITS, has_stored_weights
 from torch2rt.layers.matmul import Matmul
+from torch2rt.network.dtype import DType
 from torch2rt.network.network import Network
 
 # Relative error of an output against the model beyond which it is no use: 6 dB.
@@ -27,12 +28,13 @@ NONSENSE = 0.5
 # What an engine may always be off its own reference, by roundings that went the other way and by
 # what they change further on.
 _FLIPS = 2e-2
+_STORED = (*EIGHT_BITS, DType.FLOAT8_E4M3)
 
 
 def is_quantized(network: Network) -> bool:
-    """Whether a layer rounds to 8 bits."""
+    """Whether a layer rounds to 8 bits, integers or floats."""
     return any(
-        output.dtype in EIGHT_BITS and any(t.dtype not in EIGHT_BITS for t in layer.inputs)
+        output.dtype in _STORED and any(t.dtype not in _STORED for t in layer.inputs)
         for layer in network.layers for output in layer.outputs
     )
 

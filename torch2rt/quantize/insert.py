@@ -39,7 +39,7 @@ from torch2rt.quantize.table import CalibrationTable
 
 NAME = "quantize"
 # Weights whose largest magnitude is below this are zeros for any scale that float32 holds.
-_SMALLEST_WEIGHT = 1e-30
+SMALLEST_WEIGHT = 1e-30
 
 # The precision a user wants for a layer, None for the network's.
 Overrides = Callable[[Layer], "str | None"]
@@ -247,9 +247,14 @@ def quantize_weight(weight: Array, axis: int) -> tuple[Array, Array]:
     """
     others = tuple(index for index in range(weight.ndim) if index != axis)
     largest = np.abs(weight).max(axis=others, keepdims=True, initial=0.0)
-    scale = np.where(largest > _SMALLEST_WEIGHT, largest / 127, 1.0).astype(np.float32)
+    scale = np.where(largest > SMALLEST_WEIGHT, largest / 127, 1.0).astype(np.float32)
     stored = np.clip(np.rint(weight / scale), -127, 127).astype(np.int8)
     return stored, scale
+
+
+def thresholds_of(network: Network, table: Ranges) -> dict[Tensor, float]:
+    """The threshold of every float32 tensor, that of its group; 0 where none is known."""
+    return {tensor: group.threshold for tensor, group in _groups(network, table).items()}
 
 
 def _groups(network: Network, table: Ranges) -> dict[Tensor, _Group]:

@@ -9,8 +9,12 @@ from torch2rt.network.layer import Layer
 from torch2rt.network.tensor import Tensor
 
 INT8 = "int8"
+# Linear layers in float8 (E4M3).
+FP8 = "fp8"
 # Weights of linear layers in 8 bits, everything else in float.
 INT8_WEIGHTS = "int8_weights"
+# What needs the ranges of tensors.
+RANGED = (INT8, FP8)
 # What layers compute in that 8 bits are not for, unless somebody asks for a 16-bit float.
 USUAL_FLOAT = {"cuda": "fp16", "cpu": "fp32"}
 

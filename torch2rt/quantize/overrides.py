@@ -18,8 +18,9 @@ from torch2rt.network.network import Network
 
 EVERYTHING = "*"
 # What one layer may have, the lowest first: a network is called by the lowest it has.
-LAYER_PRECISIONS = ("int8", "int8_weights", "fp16", "bf16", "fp32")
+LAYER_PRECISIONS = ("int8", "fp8", "int8_weights", "fp16", "bf16", "fp32")
 _HALVES = frozenset({"fp16", "bf16"})
+_BYTES = frozenset({"int8", "fp8"})
 _NAMED = 5
 
 
@@ -69,7 +70,8 @@ FLOAT32 = Overrides()
 def parse_precision(precision: object) -> Overrides:
     """The overrides of the option; a plain precision is one for everything.
 
-    ConfigError for a mapping with unknown precisions, without ``"*"``, or with both 16-bit floats.
+    ConfigError for a mapping with unknown precisions, without ``"*"``, or with both 16-bit floats,
+    or with both kinds of 8 bits.
     Whether a plain precision is known is not looked at.
     """
     if isinstance(precision, str):
@@ -94,6 +96,11 @@ def parse_precision(precision: object) -> Overrides:
         raise ConfigError(
             option="precision", value=dict(precision), reason="a network has one 16-bit float",
             remedy='Use "fp16" or "bf16" throughout.',
+        )
+    if _BYTES <= set(precision.values()):
+        raise ConfigError(
+            option="precision", value=dict(precision), reason="a network has one kind of 8 bits",
+            remedy='Use "int8" or "fp8" throughout.',
         )
     patterns = [item for item in precision.items() if item[0] != EVERYTHING]
     return Overrides((*patterns, (EVERYTHING, precision[EVERYTHING])), is_by_layer=True)

@@ -9,12 +9,15 @@ from dataclasses import asdict, dataclass
 import torch
 
 from torch2rt.backends.reference.executor import NetworkRunner
+from torch2rt.layers.accumulator import EIGHT_BITS
 from torch2rt.network.dim import is_symbol
+from torch2rt.network.dtype import DType
 from torch2rt.network.layer import Layer
 from torch2rt.network.network import Network
 
 # So many samples of the inputs are looked at, where their first axis is dynamic.
 _SAMPLES = 4
+_STORED = (*EIGHT_BITS, DType.FLOAT8_E4M3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +26,7 @@ class LayerQuality:
 
     ``sqnr_db`` is 20 log10(||y|| / ||y' - y||) of its result, what layers before it lost included;
     None where it is exact, or nothing but zeros. ``threshold`` is the largest magnitude kept of
-    its input, stored as ``dtype``.
+    its input, stored as ``dtype``; None, and ``dtype`` says so, where only weights have 8 bits.
     """
 
     layer: str
@@ -47,10 +50,7 @@ def layer_quality(
     not yet optimised, so that its contractions still give float32. ``thresholds`` are the ranges
     of tensors by name.
     """
-    quantized = [
-        layer for layer in after.layers
-        if layer.kind.name in ("convolution", "matmul") and layer.inputs[0].dtype.is_integer
-    ]
+    quantized = [layer for layer in after.layers if _stored_as(layer) is not None]
     wanted = {layer.output.name for layer in quantized if before.has_tensor(layer.output.name)}
     few = _few(before, inputs)
     exact = _outputs(before, few, wanted, device)
@@ -60,10 +60,19 @@ def layer_quality(
         name = layer.output.name
         sqnr = _sqnr_db(exact[name], found[name]) if name in exact and name in found else None
         rows.append(LayerQuality(
-            layer.name, layer.where, sqnr, _threshold(layer, thresholds),
-            layer.inputs[0].dtype.value,
+            layer.name, layer.where, sqnr, _threshold(layer, thresholds), _stored_as(layer) or "",
         ))
     return rows
+
+
+def _stored_as(layer: Layer) -> str | None:
+    """What a contraction reads in 8 bits: the dtype of its input, or of its weights alone."""
+    if layer.kind.name not in ("convolution", "matmul"):
+        return None
+    x, weight = (tensor.dtype for tensor in layer.main_inputs)
+    if x in _STORED:
+        return x.value
+    return f"{weight.value} weights" if weight in _STORED else None
 
 
 def _few(network: Network, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -24,13 +24,33 @@ from torch2rt.quantize.best import Evaluate, output_error
 from torch2rt.quantize.bias_correction import correct_layers
 from torch2rt.quantize.calibrate import Calibration, calibrate, wide_tensors
 from torch2rt.quantize.calibrator import Inputs
+from torch2rt.quantize.float8 import insert_float8
 from torch2rt.quantize.insert import insert_quantization
-from torch2rt.quantize.mix import ALL_LAYERS, INT8, INT8_WEIGHTS, USUAL_FLOAT, Mix
+from torch2rt.quantize.mix import (
+    ALL_LAYERS,
+    FP8,
+    INT8,
+    INT8_WEIGHTS,
+    RANGED,
+    USUAL_FLOAT,
+    Mix,
+)
 from torch2rt.quantize.quality import LayerQuality, layer_quality
 from torch2rt.quantize.table import CalibrationTable
 from torch2rt.quantize.weights import store_weights
 
 _HALVES = {"bf16": DType.BFLOAT16, "fp16": DType.FLOAT16}
+
+
+def check_device(config: BuildConfig, backend: Backend) -> None:
+    """ConfigError where the device has no arithmetic for a precision that is asked for."""
+    wanted = {precision for _, precision in config.overrides.patterns}
+    reason = backend.lacks_float8() if FP8 in wanted else None
+    if reason is not None:
+        raise ConfigError(
+            option="precision", value=FP8, reason=reason,
+            remedy='Use precision="int8", "int8_weights" or "fp16" there.',
+        )
 
 
 def needs_calibration(
@@ -40,13 +60,13 @@ def needs_calibration(
 
     A model may bring ranges of its own, which is known when it is captured.
     """
-    if calibration is not None and precision not in ("int8", "fp16"):
+    if calibration is not None and precision not in (*RANGED, "fp16"):
         raise ConfigError(
             option="calibration", value=_kind(calibration), reason=f"precision {precision!r} has "
             "no ranges to calibrate", remedy='Convert with precision="int8", or leave it out.',
         )
-    if calibration is None and precision == "int8" and not is_captured:
-        raise _no_ranges()
+    if calibration is None and precision in RANGED and not is_captured:
+        raise _no_ranges(precision)
 
 
 def calibrate_network(
@@ -55,8 +75,8 @@ def calibrate_network(
 ) -> CalibrationTable | None:
     """The calibration table of an optimised float32 network, None where none is asked for."""
     if calibration is None:
-        if config.precision == "int8" and not is_quantized(network):
-            raise _no_ranges()
+        if config.precision in RANGED and not is_quantized(network):
+            raise _no_ranges(config.precision)
         return None
     device = torch.device(backend.device)
 
@@ -77,11 +97,13 @@ def calibrate_network(
         )
         return dataclasses.replace(table, corrections=corrections)
 
+    is_integers = config.precision == INT8
     with exact_float32():
-        return calibrate(
+        table = calibrate(
             calibration, network, spec, fingerprint, device=device, progress=config.progress,
-            evaluate=evaluate, correct=correct if config.precision == INT8 else None,
+            evaluate=evaluate if is_integers else None, correct=correct if is_integers else None,
         )
+    return table.with_method("minmax") if config.precision == FP8 else table
 
 
 def set_precision(
@@ -94,24 +116,15 @@ def set_precision(
     "int8_weights" if weights alone have.
     """
     overrides, half = config.overrides, _beside(config, target, mix)
-    if config.precision == INT8 and table is not None:
-        insert_quantization(
-            network, table, target=target, log=log,
-            overrides=mix.overriding(overrides.precision_of, half),
-        )
-    stores = any(precision == INT8_WEIGHTS for _, precision in overrides.patterns)
-    if stores:
-        store_weights(
-            network, is_wanted=lambda layer: overrides.precision_of(layer) == INT8_WEIGHTS, log=log
-        )
+    _quantize(network, config, table, target, mix, log)
     if half in _HALVES:
-        lowers = (half, INT8, INT8_WEIGHTS)
+        lowers = (half, *RANGED, INT8_WEIGHTS)
         lower = LowerPrecision(
             _HALVES[half], wide=wide_tensors(table) if table is not None and half == "fp16" else (),
             is_kept=lambda layer: overrides.precision_of(layer) not in lowers,
         )
         run_passes(network, [lower], log=log, check=False)
-    if half in _HALVES or stores or config.precision == INT8:
+    if half in _HALVES or _has_8_bits(config):
         optimize(network, log=log, target=target)
     if "tf32" in (config.precision, half):
         run_passes(network, [AllowTf32()], log=log)
@@ -123,27 +136,46 @@ def quality_of_layers(
     tensors: Sequence[torch.Tensor], mix: Mix = ALL_LAYERS,
 ) -> list[LayerQuality]:
     """What quantization loses on ``tensors``, the inputs, by layer of the float32 network."""
-    if config.precision != INT8 or table is None:
+    if not _has_8_bits(config):
         return []
     after, device = copy_network(network), torch.device(backend.device)
-    insert_quantization(
-        after, table, target=backend.name, overrides=mix.overriding(
-            config.overrides.precision_of, _beside(config, backend.name, mix)
-        ),
-    )
+    _quantize(after, config, table, backend.name, mix)
+    rows = table.rows if table is not None else {}
     placed = [tensor.to(device) for tensor in tensors]
     with exact_float32():
         return layer_quality(
             network, after, dict(zip(network.inputs, placed, strict=True)),
-            {name: row.threshold for name, row in table.rows.items()}, device,
+            {name: row.threshold for name, row in rows.items()}, device,
+        )
+
+
+def _has_8_bits(config: BuildConfig) -> bool:
+    """Whether a layer, or its weights, may get 8 bits."""
+    return any(precision in (*RANGED, INT8_WEIGHTS) for _, precision in config.overrides.patterns)
+
+
+def _quantize(
+    network: Network, config: BuildConfig, table: CalibrationTable | None, target: str, mix: Mix,
+    log: Log | None = None,
+) -> None:
+    """Give 8 bits to the layers, and to the weights, that are to have them."""
+    overrides = config.overrides.precision_of
+    by_layer = mix.overriding(overrides, _beside(config, target, mix))
+    if table is not None and config.precision == INT8:
+        insert_quantization(network, table, target=target, log=log, overrides=by_layer)
+    if table is not None and config.precision == FP8:
+        insert_float8(network, table, log=log, overrides=by_layer)
+    if any(precision == INT8_WEIGHTS for _, precision in config.overrides.patterns):
+        store_weights(
+            network, is_wanted=lambda layer: overrides(layer) == INT8_WEIGHTS, log=log
         )
 
 
 def _called_by(network: Network, precision: str, half: str) -> str:
     """The precision asked for, where it asks for 8 bits the lowest that a layer has."""
-    if precision == INT8 and is_quantized(network):
-        return INT8
-    if precision in (INT8, INT8_WEIGHTS):
+    if precision in RANGED and is_quantized(network):
+        return precision
+    if precision in (*RANGED, INT8_WEIGHTS):
         return INT8_WEIGHTS if stores_weights(network) else half
     return precision
 
@@ -151,12 +183,13 @@ def _called_by(network: Network, precision: str, half: str) -> str:
 def _beside(config: BuildConfig, target: str, mix: Mix) -> str:
     """The precision of layers that 8 bits are not for."""
     half = mix.beside or config.overrides.half
-    return half or (USUAL_FLOAT[target] if config.precision in (INT8, INT8_WEIGHTS) else "fp32")
+    return half or (USUAL_FLOAT[target] if config.precision in (*RANGED, INT8_WEIGHTS) else "fp32")
 
 
-def _no_ranges() -> ConfigError:
+def _no_ranges(precision: str) -> ConfigError:
     return ConfigError(
-        option="calibration", value=None, reason='precision="int8" needs the ranges of tensors',
+        option="calibration", value=None, reason=f'precision="{precision}" needs the ranges of '
+        "tensors",
         remedy="Pass a DataLoader or another iterable of input batches, or a calibration table.",
     )
 

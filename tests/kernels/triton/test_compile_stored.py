@@ -1,4 +1,4 @@
-"""Programs over weights stored in 8 bits, compiled ahead for several architectures."""
+"""Programs over weights stored in 8 bits, and that write float8, compiled for several GPUs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from triton_assembly import NullDevice, assembly
 from torch2rt.backends.backend import find_tactic
 from torch2rt.backends.cuda.device import preparing_for
 from torch2rt.backends.spec import LayerSpec
-from torch2rt.backends.tactic import Refusal
+from torch2rt.backends.tactic import Refusal, Unprepared
 from torch2rt.layers.matmul import Matmul
 from torch2rt.network.dtype import DType
 
@@ -92,3 +92,29 @@ def test_columns_of_other_float_weights_are_not_unpacked() -> None:
     )
     refusal = find_tactic(TACTICS, "matmul.triton_unpacked.tma_128x128x64").supports(spec)
     assert refusal == Refusal("its weights are not stored in 8 bits")
+
+
+def to_float8(dtype: torch.dtype) -> LayerSpec:
+    factors = [torch.zeros(256, 512).to(dtype)] * 2
+    inputs = [*factors, torch.zeros(256), torch.zeros(256)]
+    epilogue = "clamp(mul(gelu(add(mul(i0,i1),i2)),9.0),-448.0,448.0)"
+    return cuda_spec(Matmul(transpose_b=True), inputs, epilogue, (1, 2, 3), DType.FLOAT8_E4M3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float8_e4m3fn], ids=str)
+@pytest.mark.parametrize(("tactic", "capability"), [
+    ("pointer_64x64x64", (8, 9)), ("pointer_64x64x64", (9, 0)), ("tma_64x64x64", (9, 0)),
+    ("tma_128x64x32", (10, 0)),
+])
+def test_float8_is_rounded_by_the_hardware(
+    tactic: str, capability: tuple[int, int], dtype: torch.dtype
+) -> None:
+    text = assembly(f"matmul.triton.{tactic}", to_float8(dtype), capability)
+    source = "f16x2" if capability == (8, 9) else "f32"
+    assert f"cvt.rn.satfinite.e4m3x2.{source}" in text
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float8_e4m3fn], ids=str)
+def test_float8_is_not_written_where_there_is_none(dtype: torch.dtype) -> None:
+    with pytest.raises(Unprepared, match="products of float8 of before sm_89"):
+        assembly("matmul.triton.pointer_64x64x64", to_float8(dtype), (8, 0))

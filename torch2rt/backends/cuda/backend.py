@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch2rt.backends.backend import Backend, Peaks, RunPlan, find_tactic, find_tactics
 from torch2rt.backends.cuda import driver, nvrtc
-from torch2rt.backends.cuda.device import Memory, preparing_for
+from torch2rt.backends.cuda.device import FLOAT8_CAPABILITY, Memory, preparing_for
 from torch2rt.backends.cuda.libraries import LibraryMissing
 from torch2rt.backends.cuda.lock import device_lock
 from torch2rt.backends.cuda.requirements import cudnn_version, missing_cudnn, triton_version
@@ -75,6 +75,13 @@ class CudaBackend(Backend):
 
     def _has(self, name: str) -> bool:
         return self._has_cudnn or ".cudnn." not in name
+
+    def lacks_float8(self) -> str | None:
+        """Those before sm_89."""
+        gpu = self.device_object
+        if gpu.capability >= FLOAT8_CAPABILITY:
+            return None
+        return f"{gpu.name} ({gpu.arch}) has no products of float8, which need sm_89 or newer"
 
     def fingerprint(self) -> str:
         """GPU and versions of the driver and of cuDNN."""

@@ -17,6 +17,8 @@ from torch2rt.backends.tactic import Job
 from torch2rt.network.dtype import Array
 
 Dim3 = tuple[int, int, int]
+# The first that multiplies float8.
+FLOAT8_CAPABILITY = (8, 9)
 
 
 class Memory(abc.ABC):

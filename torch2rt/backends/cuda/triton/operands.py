@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from torch2rt.backends.cuda.device import current_device
+from torch2rt.backends.cuda.device import FLOAT8_CAPABILITY, current_device
 from torch2rt.backends.cuda.launch import I32
 from torch2rt.backends.cuda.triton.kernel import Program, Value
 from torch2rt.backends.cuda.triton.print_triton import print_epilogue, refusal_reason
@@ -90,13 +90,14 @@ def classify_extra(
 def epilogue_refusal(spec: LayerSpec) -> Refusal | None:
     """Why no kernel of ours takes the layer's dtypes or epilogue, whatever the sizes."""
     dtype, second, out = spec.inputs[0].dtype, spec.inputs[1].dtype, spec.outputs[0].dtype
+    stored = (*_STORED, DType.FLOAT8_E4M3)
     is_bare = spec.epilogue is None and out is DType.INT32 and dtype is DType.INT8
     is_taken = second is dtype or has_stored_weights(dtype, second)
-    if dtype not in _FACTORS or not is_taken or not (out in _STORED or is_bare):
+    if dtype not in _FACTORS or not is_taken or not (out in stored or is_bare):
         return Refusal(f"{dtype.value} times {second.value} to {out.value}")
     if dtype is DType.INT8 and sum_terms(spec) > _MAX_SUM_TERMS:
         return Refusal(f"sums of {sum_terms(spec)} products of bytes leave int32")
-    if dtype is DType.FLOAT8_E4M3 and current_device().capability < (8, 9):
+    if DType.FLOAT8_E4M3 in (dtype, out) and current_device().capability < FLOAT8_CAPABILITY:
         return Refusal("products of float8 of before sm_89")
     extras = spec.inputs[spec.main_count :]
     if len(extras) > MAX_EXTRAS:
