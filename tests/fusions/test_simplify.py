@@ -11,7 +11,8 @@ F = "float32[2,4,3]"
 HEAD = (
     "input %x: float32[2,4,3]\ninput %z: float32[2,4,3]\ninput %n: int64[2,4,3]\n"
     "constant @s: float32[4,1]\nconstant @t: float32[4,1]\nconstant @u: float32[4,1]\n"
-    "constant @one: float32[1]\nconstant @zero_point: int32[1,1]\nconstant @k: float32[]\nconstant @row: float32[3]\n"
+    "constant @one: float32[1]\nconstant @zero_point: int32[1,1]\n"
+    "constant @k: float32[]\nconstant @row: float32[3]\n"
 )
 
 
