@@ -17,6 +17,7 @@ from torch2rt.build.trial import Trial
 from torch2rt.errors import DeviceError
 from torch2rt.expression import parse_expression
 from torch2rt.layers.convolution import Convolution
+from torch2rt.layers.matmul import Matmul
 from torch2rt.layers.pointwise import Pointwise
 from torch2rt.network.dtype import DType
 
@@ -168,3 +169,27 @@ def test_8_bits_without_floats_are_exact() -> None:
                      [torch.zeros(2, 8, 3, 3).to(torch.int8)])
     wrong = Reference("any.fake.wrong", change=lambda y: y.__setitem__((0, 0, 0, 0), 4))
     assert "values differ" in verdict(spec, wrong)
+
+
+def bits_up(values: np.ndarray, count: int) -> None:
+    """The first values of a float8 result moved by so many steps, away from zero."""
+    flat = values.reshape(-1)
+    flat[:4] = np.where((flat[:4] & 0x7F) < 0x70, flat[:4] + count, flat[:4])
+
+
+@pytest.mark.parametrize(("change", "reason"), [
+    (lambda y: None, ""),
+    (lambda y: bits_up(y, 1), ""),
+    (lambda y: y.reshape(-1).__setitem__(slice(4), 0x7F), "it has NaN"),
+    (lambda y: y.reshape(-1).__setitem__(slice(4), 0x7C), "of the largest value"),
+    (lambda y: y.__ixor__(0x80), "of the largest value"),
+])
+def test_float8_may_be_a_step_off(change: Callable[[np.ndarray], None], reason: str) -> None:
+    factors = [torch.zeros(6, 8).to(torch.float8_e4m3fn), torch.zeros(5, 8).to(torch.float8_e4m3fn)]
+    spec = make_spec(
+        Matmul(transpose_b=True), factors, "clamp(mul(i0,9.0),-448.0,448.0)",
+        out_dtype=DType.FLOAT8_E4M3,
+    )
+    found = verdict(spec, Reference("any.fake.float8", change=change))
+    assert reason in found
+    assert bool(found) == bool(reason)

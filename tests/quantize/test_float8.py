@@ -60,6 +60,7 @@ class Pretended(FakeBackend):
 
     name = "cuda"
     reason: str | None = None
+    checks_candidates = True
 
     def lacks_float8(self) -> str | None:
         return self.reason

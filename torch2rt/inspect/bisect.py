@@ -19,7 +19,7 @@ from torch2rt.engine.engine import Engine, Runnable
 from torch2rt.inspect.steps import step_title
 from torch2rt.inspect.tolerance import layer_error, layer_tolerance
 from torch2rt.network.dtype import Array
-from torch2rt.network.layer import run_reference
+from torch2rt.network.layer import run_reference, widen
 from torch2rt.network.tensor import TensorType
 from torch2rt.torch_values import constant_to_torch
 
@@ -143,13 +143,13 @@ def _overflows(
     spec: LayerSpec, operands: Sequence[torch.Tensor], results: Sequence[torch.Tensor]
 ) -> bool:
     """Whether a result is not finite that float64 computes from the same operands."""
-    if all(bool(torch.isfinite(result).all()) for result in results):
+    if all(bool(torch.isfinite(widen(result)).all()) for result in results):
         return False
     wide = [x.double() if x.is_floating_point() else x for x in operands]
     types = [TensorType(output.shape, output.dtype) for output in spec.outputs]
     with torch.no_grad():
         exact = run_reference(spec.kind, spec.epilogue, wide, types)
     return any(
-        bool((torch.isfinite(want) & ~torch.isfinite(got)).any())
+        bool((torch.isfinite(widen(want)) & ~torch.isfinite(widen(got))).any())
         for got, want in zip(results, exact, strict=True)
     )

@@ -18,9 +18,11 @@ from torch2rt.network.layer import LayerKind
 # much; TF32 rounds as fp16 does, but only what is multiplied. What is further off than this is
 # compared with eager's own error at that precision.
 NETWORK = {"fp32": 1e-4, "tf32": 3e-3, "fp16": 4e-3, "bf16": 6e-2}
-# One layer, backend against reference on the same inputs: a few roundings of the result's dtype.
+# One layer, backend against reference on the same inputs: a few roundings of the result's dtype;
+# of float8 the few values that fall to the other side of a rounding.
 LAYER = {
     DType.FLOAT64: 1e-12, DType.FLOAT32: 2e-5, DType.BFLOAT16: 8e-3, DType.FLOAT16: 1e-3,
+    DType.FLOAT8_E4M3: 3e-2,
 }
 
 # One layer whose float32 operands are rounded to TF32 first.
