@@ -212,7 +212,7 @@ def _register_class(
         return cls
     if issubclass(cls, nn.Module):
         register(ModuleDefinition(
-            name, version, cls.__module__, source_of(cls), given, cls=cls
+            name, version, cls.__module__, source_of(cls), given, cls=cls, shaped=fake
         ))
         record_arguments(cls)
         return cls

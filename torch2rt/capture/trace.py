@@ -33,6 +33,7 @@ from torch2rt.capture.refusals import check_graph
 from torch2rt.capture.shapes import AxisOf
 from torch2rt.errors import Torch2rtError
 from torch2rt.extension.keeping import keep_plugins
+from torch2rt.extension.user_code import NeedsDataError
 
 # What a model's forward, and torch.export on its way through it, are known to raise.
 EXPORT_FAILURES = (
@@ -156,6 +157,10 @@ class Tracer:
             raise self._explain(error, flat) from error
 
     def _explain(self, error: Exception, flat: FlatModel) -> CaptureError:
+        if isinstance(error, NeedsDataError):
+            return CaptureError(
+                model=self.name, where="", reason=str(error), remedy=error.REMEDY
+            )
         where = _where(error, flat.model)
         text = str(error).strip()
         reason = text.splitlines()[0] if text else type(error).__name__

@@ -12,7 +12,12 @@ from typing import Any
 import torch
 from torch.autograd.function import FunctionCtx
 
-from torch2rt.extension.function import FunctionDefinition, define_function, source_of
+from torch2rt.extension.function import (
+    FunctionDefinition,
+    check_call,
+    define_function,
+    source_of,
+)
 from torch2rt.extension.implementations import Implementations
 
 
@@ -29,6 +34,8 @@ def define_autograd(
 
     def apply(*args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_compiling():
+            if not torch.compiler.is_dynamo_compiling():
+                check_call(definition, args, kwargs)
             return definition.overload(*args, **kwargs)
         return usual(*args, **kwargs)
 

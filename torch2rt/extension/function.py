@@ -14,6 +14,7 @@ import torch
 from torch2rt.errors import PluginError
 from torch2rt.extension.implementations import Implementations
 from torch2rt.extension.registry import Definition, PluginCall
+from torch2rt.extension.user_code import call_without_data
 from torch2rt.layers.rules import remove_user_rule
 from torch2rt.network.dim import SymbolicDim
 from torch2rt.network.dtype import DType
@@ -72,6 +73,8 @@ class PluginFunction:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the body; while a graph is captured, its operator."""
         if torch.compiler.is_compiling():
+            if not torch.compiler.is_dynamo_compiling():
+                check_call(self.definition, args, kwargs)
             return self.definition.overload(*args, **kwargs)
         return self.definition.body(*args, **kwargs)
 
@@ -92,13 +95,16 @@ def define_function(
         schema = torch.library.infer_schema(typed, mutates_args=())
         operator = torch.library.custom_op(name, typed, mutates_args=(), schema=schema)
     except (ValueError, NotImplementedError) as error:
+        reason = str(error).split(". The valid types")[0]
         raise PluginError(
-            name=name, where="", reason=f"its signature cannot be an operator's: {error}",
+            name=name, where="", reason=f"its signature cannot be an operator's: {reason}",
             remedy="Annotate parameters as Tensor, int, float, bool, str, or lists or Optional of "
             "these, and the result as Tensor or a tuple of Tensors",
         ) from error
     _own_operators.add(name)
-    operator.register_fake(_owning(fake) if fake is not None else typed)
+    shaped = _owning(fake) if fake is not None else typed
+    count = len(operator._opoverload._schema.returns)
+    operator.register_fake(functools.partial(_results_without_data, name, count, shaped))
     return FunctionDefinition(
         name, version, body.__module__, source_of(body), implementations, body,
         tuple(inspect.signature(body).parameters), operator._opoverload,
@@ -160,6 +166,43 @@ def _typed(body: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
+def _results_without_data(
+    name: str, count: int, body: Callable[..., Any], *args: Any, **kwargs: Any
+) -> Any:
+    """What a body gives on tensors without data. PluginError unless it is ``count`` tensors."""
+    found = call_without_data(name, body, *args, **kwargs)
+    results = [found] if count == 1 else as_list(found)
+    if len(results) == count and all(isinstance(item, torch.Tensor) for item in results):
+        return found
+    results = as_list(found)
+    got = ", ".join(
+        "Tensor" if isinstance(item, torch.Tensor) else type(item).__name__ for item in results
+    )
+    raise PluginError(
+        name=name, where="", reason=f"its body returns ({got}), and its annotation says {count} "
+        f"tensor{'s' * (count != 1)}",
+        remedy="Annotate the result, as -> Tensor or -> tuple[Tensor, Tensor]",
+    )
+
+
+def check_call(
+    definition: FunctionDefinition, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> None:
+    """PluginError for a value where the plugin's operator has a parameter for a tensor."""
+    schema = definition.overload._schema.arguments
+    given = [*zip(schema, args, strict=False), *(
+        (argument, kwargs[argument.name]) for argument in schema if argument.name in kwargs
+    )]
+    for argument, value in given:
+        if str(argument.type) == "Tensor" and not isinstance(value, torch.Tensor):
+            kind = type(value).__name__
+            raise PluginError(
+                name=definition.name, where="",
+                reason=f"its parameter {argument.name!r} is a Tensor, and a call gives {value!r}",
+                remedy=f"Annotate it where it is something else, as {argument.name}: {kind}",
+            )
+
+
 def _owning(body: Callable[..., Any]) -> Callable[..., Any]:
     """The body, whose results share no memory with its arguments, as an operator must give."""
 
@@ -168,6 +211,8 @@ def _owning(body: Callable[..., Any]) -> Callable[..., Any]:
         given = [item for item in (*args, *kwargs.values()) if isinstance(item, torch.Tensor)]
         if isinstance(found, torch.Tensor):
             return _own(found, given)
+        if not isinstance(found, tuple | list):
+            return found
         return tuple(_own(item, given) for item in found)
 
     return run
@@ -180,7 +225,9 @@ def _guess(parameter: inspect.Parameter) -> type:
     return torch.Tensor
 
 
-def _own(found: torch.Tensor, given: Sequence[torch.Tensor]) -> torch.Tensor:
+def _own(found: Any, given: Sequence[torch.Tensor]) -> Any:
+    if not isinstance(found, torch.Tensor):
+        return found
     shares = any(found is item or found._base is item for item in given)
     return found.clone() if shares else found
 

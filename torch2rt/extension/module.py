@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -30,9 +30,13 @@ _CANNOT = "Make __init__ take plain values alone, or write the plugin as a torch
 
 @dataclass(frozen=True, eq=False)
 class ModuleDefinition(Definition):
-    """A module class. ``specs`` keeps the structure of what an instance returned, by state."""
+    """A module class. ``specs`` keeps the structure of what an instance returned, by state.
+
+    ``shaped`` takes what ``forward`` does, and returns empty tensors like its results.
+    """
 
     cls: type[nn.Module]
+    shaped: Callable[..., Any] | None = None
     specs: dict[str, OutputSpec] = field(default_factory=dict)
 
     def run(self, call: PluginCall, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
@@ -47,6 +51,15 @@ class ModuleDefinition(Definition):
         found = torch.func.functional_call(runner, named, args, kwargs)
         spec, results = OutputSpec.from_value(found)
         self.specs[call.state] = spec
+        return results
+
+    def fake(self, call: PluginCall, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """By ``shaped``, or where there is none by ``forward``."""
+        if self.shaped is None:
+            return self.run(call, tensors)
+        call_spec = CallSpec.from_json(json.loads(call.state)["call"])
+        args, kwargs = call_spec.unflatten(tensors[: len(call_spec.names)])
+        self.specs[call.state], results = OutputSpec.from_value(self.shaped(*args, **kwargs))
         return results
 
     def attributes(self, call: PluginCall) -> Mapping[str, Any]:

@@ -14,6 +14,7 @@ import torch
 
 from torch2rt.errors import PluginError
 from torch2rt.extension.registry import Definition, PluginCall, registered
+from torch2rt.extension.user_code import call_without_data
 
 _library = torch.library.Library("torch2rt", "FRAGMENT")  # type: ignore[no-untyped-call]
 _library.define(  # type: ignore[no-untyped-call]
@@ -26,7 +27,8 @@ def _run(tensors: list[torch.Tensor], name: str, state: str) -> list[torch.Tenso
 
 
 def _fake(tensors: list[torch.Tensor], name: str, state: str) -> list[torch.Tensor]:
-    return _own(_definition(name).fake(PluginCall((), state), tensors), tensors)
+    found = call_without_data(name, _definition(name).fake, PluginCall((), state), tensors)
+    return _own(found, tensors)
 
 
 def _definition(name: str) -> Definition:

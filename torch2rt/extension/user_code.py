@@ -8,6 +8,35 @@ from typing import Any
 from torch2rt.errors import PluginError, Torch2rtError
 from torch2rt.network.dtype import DType
 
+# What code that was written for tensors with data raises on tensors without.
+_FAKE_FAILURES = (
+    RuntimeError, ValueError, TypeError, AssertionError, AttributeError, LookupError,
+    ArithmeticError,
+)
+
+
+class NeedsDataError(RuntimeError):
+    """A plugin's code does not run on tensors without data. Captures tell of it, with REMEDY."""
+
+    REMEDY = (
+        "Give plugin(..., fake=...): a function of the same parameters that returns empty tensors "
+        "of the outputs' shapes and dtypes."
+    )
+
+
+def call_without_data(name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """``function(*args, **kwargs)`` on tensors without data. NeedsDataError where it cannot."""
+    try:
+        return function(*args, **kwargs)
+    except Torch2rtError:
+        raise
+    except _FAKE_FAILURES as error:
+        lines = str(error).strip().splitlines() or [""]
+        raise NeedsDataError(
+            f"plugin {name!r} does not run on tensors without data "
+            f"({type(error).__name__}: {lines[0]})"
+        ) from error
+
 
 def call_user(
     name: str, what: str, function: Callable[..., Any], *arguments: Any,
