@@ -54,11 +54,11 @@ def _add_convert(commands: Any) -> None:
     command.add_argument("-o", "--output", required=True, help="engine file to write")
     command.add_argument(
         "--precision", default="fp32",
-        help="fp32 (default), bf16, int8, auto; on a GPU also tf32, fp16"
+        help="fp32 (default), bf16, int8, int8_weights, auto; on a GPU also tf32, fp16, fp8"
     )
     command.add_argument(
-        "--calibration", metavar="DATA", help="for int8: a table (.json); for int8 and auto: the "
-        "factory, as for the model, of a DataLoader or another iterable of input batches",
+        "--calibration", metavar="DATA", help="for int8 and fp8: a table (.json); for these and "
+        "auto: the factory, as for the model, of a DataLoader or another iterable of input batches",
     )
     command.add_argument(
         "--calibration-method", default="percentile",

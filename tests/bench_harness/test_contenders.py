@@ -93,7 +93,7 @@ def test_casting_leaves_integers_alone() -> None:
 
 def test_on_a_gpu_contenders_have_variants_of_their_own() -> None:
     assert load_contender("torch2rt").variants_on("cuda:0").keys() == {
-        "fp32", "tf32", "bf16", "fp16", "int8",
+        "fp32", "tf32", "bf16", "fp16", "int8", "fp8", "int8_weights",
     }
     assert "fp16" not in load_contender("torch2rt").variants_on("cpu")
     assert load_contender("eager").variants_on("cuda")["fp16"] == ("channels_last", "plain")

@@ -195,3 +195,20 @@ def test_a_layer_that_does_not_fit_is_named() -> None:
         network.mark_output(x, "y")
     with pytest.raises(ConfigError, match="it needs calibration, which takes a model"):
         network.build(precision="int8")
+
+
+def test_weights_of_8_bits(tmp_path) -> None:
+    weights = torch.randn(24, 16)
+    network = torch2rt.Network()
+    x = network.add_input("x", (3, 16))
+    network.mark_output(network.add_linear(x, weights.numpy()))
+    engine = network.build(precision="int8_weights", timing_cache=tmp_path / "t.jsonl")
+    assert engine.precision == "int8_weights"
+    assert {constant.dtype.value for constant in engine.network.constants} >= {"int8"}
+    image = torch.randn(3, 16)
+    found = torch.from_numpy(engine.run({"x": image.numpy()})["output"])
+    assert float((found - image @ weights.T).norm() / found.norm()) < 0.02
+    pool = torch2rt.Network()
+    pool.mark_output(pool.add_pooling(pool.add_input("x", (1, 2, 4, 4)), "max", 2))
+    bare = pool.build(precision="int8_weights", timing_cache=tmp_path / "t.jsonl")
+    assert bare.precision == "fp32"

@@ -18,6 +18,7 @@ TOLERANCES: Mapping[str, float] = MappingProxyType(
         "bf16": 1e-1,
         "int8": 3e-1,
         "fp8": 3e-1,
+        "int8_weights": 1e-1,
         "auto": 3e-1,
     }
 )

@@ -17,6 +17,7 @@ from torch2rt.config import BuildConfig, Profile, default_timing_cache
 from torch2rt.engine.engine import Engine
 from torch2rt.errors import ConfigError, DefinitionError
 from torch2rt.inspect.verify import exact_float32, verify_engine
+from torch2rt.inspect.verify_quantized import stores_weights
 from torch2rt.network.copy import copy_network
 from torch2rt.network.dim import substitute
 from torch2rt.network.dtype import DType
@@ -25,6 +26,8 @@ from torch2rt.passes.allow_tf32 import AllowTf32
 from torch2rt.passes.base import Log, run_passes
 from torch2rt.passes.lower_precision import LowerPrecision
 from torch2rt.passes.pipeline import optimize
+from torch2rt.quantize.mix import INT8_WEIGHTS, USUAL_FLOAT
+from torch2rt.quantize.weights import store_weights
 
 _HALVES = {"bf16": DType.BFLOAT16, "fp16": DType.FLOAT16}
 _INDICES = 2  # random integers are 0 or 1, which are indices nearly everywhere
@@ -50,7 +53,7 @@ def build_network(graph: Network, options: Options) -> Engine:
     if options.precision in ("int8", "fp8", "auto"):
         raise ConfigError(
             option="precision", value=options.precision, reason="it needs calibration, which "
-            "takes a model", remedy='Build at "fp32", "tf32", "fp16" or "bf16".',
+            "takes a model", remedy='Build at "fp32", "tf32", "fp16", "bf16" or "int8_weights".',
         )
     config = BuildConfig(
         precision=options.precision, device=options.device, threads=options.threads,
@@ -63,11 +66,11 @@ def build_network(graph: Network, options: Options) -> Engine:
     backend = open_backend(config.device, threads=config.threads)
     network, oracle = copy_network(graph), copy_network(graph)
     log = optimize(network, target=backend.name)
-    _set_precision(network, config.precision, log, backend.name)
+    precision = _set_precision(network, config.precision, log, backend.name)
     symbols = [bind_symbols(network, p.shapes) for p in config.profiles] or [_smallest(network)]
     path = Path(options.timing_cache) if options.timing_cache else default_timing_cache()
     engine = build_engine(
-        network, symbols, backend, TimingCache(path), precision=config.precision,
+        network, symbols, backend, TimingCache(path), precision=precision,
         budget_s=config.tune_budget_s,
         report={
             "fired": [[f.rule, f.layer, f.where] for f in log.fired],
@@ -79,12 +82,19 @@ def build_network(graph: Network, options: Options) -> Engine:
     return engine
 
 
-def _set_precision(network: Network, precision: str, log: Log, target: str) -> None:
+def _set_precision(network: Network, precision: str, log: Log, target: str) -> str:
+    """Give all layers a precision; the one that the network is called by then."""
+    if precision == INT8_WEIGHTS:
+        store_weights(network, is_wanted=lambda _: True, log=log)
+        optimize(network, log=log, target=target)
+        beside = _set_precision(network, USUAL_FLOAT[target], log, target)
+        return precision if stores_weights(network) else beside
     if precision == "tf32":
         run_passes(network, [AllowTf32()], log=log)
     elif precision in _HALVES:
         run_passes(network, [LowerPrecision(_HALVES[precision])], log=log, check=False)
         optimize(network, log=log, target=target)
+    return precision
 
 
 def _verify(engine: Engine, oracle: Network, symbols: Mapping[str, int]) -> None:

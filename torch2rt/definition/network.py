@@ -42,7 +42,8 @@ class Network(PointwiseLayers, WindowLayers, MatrixLayers, PluginLayers):
         """Optimise the network and make an engine of it; the network stays as it is.
 
         Args:
-            precision: ``"fp32"``, ``"bf16"``, and on CUDA ``"fp16"`` or ``"tf32"``.
+            precision: ``"fp32"``, ``"bf16"`` or ``"int8_weights"``, and on CUDA ``"fp16"`` or
+                ``"tf32"``.
             device: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
             profiles: shapes to tune for, by input name; default: open sizes at their smallest.
             timing_cache: file of measured times; default: one in the user's cache folder.

@@ -12,7 +12,11 @@ from torch2rt.bench.contenders.adapter import calibration_samples, cast_floats, 
 from torch2rt.bench.contenders.base import BuildRequest, Contender
 from torch2rt.bench.source import LoadedModel
 
-_GPU_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.float16}
+_GPU_DTYPES = {
+    "fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.float16, "fp8": torch.float16,
+    "int8_weights": torch.float16,
+}
+_CALIBRATED = ("int8", "fp8")
 
 
 class Torch2rt(Contender):
@@ -20,8 +24,8 @@ class Torch2rt(Contender):
 
     name = "torch2rt"
     packages: ClassVar = ()  # it is what runs, installed or not
-    variants: ClassVar = {p: ("engine",) for p in ("fp32", "bf16", "int8")}
-    cuda_variants: ClassVar = {p: ("engine",) for p in ("fp32", "tf32", "bf16", "fp16", "int8")}
+    variants: ClassVar = {p: ("engine",) for p in ("fp32", "bf16", "int8", "int8_weights")}
+    cuda_variants: ClassVar = {p: ("engine",) for p in ("fp32", "tf32", *_GPU_DTYPES)}
     devices: ClassVar = ("cpu", "cuda")
     is_peer = False
     times_while_building = True
@@ -49,7 +53,7 @@ class Torch2rt(Contender):
                 threads=request.threads,
                 tune_budget_s=request.tune_budget_s,
                 progress=False,
-                calibration=_calibration(loaded) if request.precision == "int8" else None,
+                calibration=_calibration(loaded) if request.precision in _CALIBRATED else None,
             )
             args = tuple(cast_floats(v, dtype, request.device) for v in loaded.args)
             kwargs = {k: cast_floats(v, dtype, request.device) for k, v in loaded.kwargs.items()}
