@@ -112,9 +112,9 @@ def convert(
             others in fp16. ``"auto"``: the fastest mix that keeps ``metric`` within ``max_drop`` on
             every fourth batch of the calibration data, which is held out. Inputs and outputs keep
             their dtypes; what the model computes in 16 bits itself stays so.
-        calibration: for ``"int8"`` and ``"fp8"``: a DataLoader or any iterable of input batches, labels and
-            all; or a `CalibrationTable` or its path. With ``"fp16"``: what it shows to leave the
-            range of float16 stays float32.
+        calibration: for ``"int8"`` and ``"fp8"``: a DataLoader or any iterable of input batches,
+            labels and all; or a `CalibrationTable` or its path. With ``"fp16"``: what it shows to
+            leave the range of float16 stays float32.
         calibration_method: ``"percentile"`` (or ``"percentile:99.9"``), ``"entropy"``,
             ``"entropy_doubling"``, ``"minmax"``, ``"mse"``, or ``"best"``: by error on a batch
             that is held out.
