@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 from torch2rt import expression as ex
 from torch2rt.backends.buffer import Buffer, address_of, aligned_bytes
 from torch2rt.backends.cpu.jit import JitUnavailable, Machine, jit_unavailable, machine
+from torch2rt.backends.cpu.jit.parallel import ParallelCall, address_of_function, follow
 from torch2rt.backends.cpu.jit.print_vector import missing_op
 from torch2rt.backends.cpu.onednn.openmp import get_threads, openmp
 from torch2rt.backends.cpu.stored_weights import kernel
@@ -170,44 +170,14 @@ class StoredPrepared(Prepared):
         numbers: Array = np.zeros(TABLE + 1 + len(self.operands), np.int64)
         numbers[kernel.WEIGHTS] = address_of(self.weights)
         numbers[kernel.WORKSPACE] = workspace
-        numbers[kernel.THREAD_NUMBER] = _address(library.omp_get_thread_num)
-        numbers[kernel.THREAD_COUNT] = _address(library.omp_get_num_threads)
-        _follow(inputs[0], numbers, kernel.SOURCE)
-        _follow(outputs[0], numbers, TABLE)
+        numbers[kernel.THREAD_NUMBER] = address_of_function(library.omp_get_thread_num)
+        numbers[kernel.THREAD_COUNT] = address_of_function(library.omp_get_num_threads)
+        follow(inputs[0], numbers, kernel.SOURCE)
+        follow(outputs[0], numbers, TABLE)
         first = len(inputs) - len(self.operands)
         for position, operand in enumerate(self.operands):
             if operand is None:
-                _follow(inputs[first + position], numbers, TABLE + 1 + position)
+                follow(inputs[first + position], numbers, TABLE + 1 + position)
             else:
                 numbers[TABLE + 1 + position] = address_of(operand)
-        return [(_Region(self, numbers), ())]
-
-
-class _Region:
-    """Runs the function on the OpenMP team that oneDNN uses as well."""
-
-    __slots__ = ("_arguments", "_memory", "_parallel")
-
-    def __init__(self, prepared: StoredPrepared, numbers: Array) -> None:
-        self._memory = (prepared, numbers)
-        self._parallel = openmp().GOMP_parallel
-        self._arguments = (
-            ctypes.c_void_p(prepared.function), ctypes.c_void_p(address_of(numbers)),
-            ctypes.c_uint(prepared.threads), ctypes.c_uint(0),
-        )
-
-    def __call__(self) -> None:
-        """Run it."""
-        self._parallel(*self._arguments)
-
-
-def _follow(buffer: Buffer, numbers: Array, position: int) -> None:
-    """Keep a number equal to a buffer's address."""
-    numbers[position] = buffer.address
-    move: Callable[[int], None] = lambda address: numbers.__setitem__(position, address)  # noqa: E731
-    buffer.on_move(move)
-
-
-def _address(function: Any) -> int:
-    """Address of a function of a loaded library."""
-    return int(ctypes.cast(function, ctypes.c_void_p).value or 0)
+        return [(ParallelCall(self.function, self.threads, numbers, self), ())]
