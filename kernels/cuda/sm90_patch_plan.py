@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -51,17 +52,20 @@ class Sm90PatchPlan:
     @property
     def is_stem(self) -> bool:
         """Whether pixels have less than a cell."""
-        return self.shape.in_channels <= STEM_CHANNELS
+        channels: int = self.shape.in_channels
+        return channels <= STEM_CHANNELS
 
     @property
     def filters(self) -> int:
         """Filters, filled up to whole groups of 32."""
-        return -(-self.shape.out_channels // 32) * 32
+        filters: int = self.shape.out_channels
+        return -(-filters // 32) * 32
 
     @property
     def chunks(self) -> int:
         """Cells of a pixel, each in a plane of its own."""
-        return 1 if self.is_stem else self.shape.in_channels * self.item_bytes // CELL_BYTES
+        channels: int = self.shape.in_channels
+        return 1 if self.is_stem else channels * self.item_bytes // CELL_BYTES
 
     @property
     def copies(self) -> int:
@@ -76,14 +80,15 @@ class Sm90PatchPlan:
     @property
     def lead(self) -> int:
         """Pixels before the window, so that a stem's patch starts at a whole cell."""
-        return -self.shape.before[2] % 4 if self.is_stem else 0
+        before: int = self.shape.before[2]
+        return -before % 4 if self.is_stem else 0
 
     @property
     def rows(self) -> int:
         """Rows of the image in a patch."""
         shape = self.shape
-        reach: int = (shape.kernel[1] - 1) * shape.dilation[1]
-        return (self.tile[0] - 1) * shape.stride[1] + reach + 1
+        rows: int = (self.tile[0] - 1) * shape.stride[1] + (shape.kernel[1] - 1) * shape.dilation[1]
+        return rows + 1
 
     @property
     def row_cells(self) -> int:
@@ -92,13 +97,13 @@ class Sm90PatchPlan:
         if not self.is_stem:
             reach: int = (shape.kernel[2] - 1) * shape.dilation[2]
             return self.tile[1] + reach
-        pixels = (self.tile[1] - 1) * shape.stride[2] + self.row_steps * STEP_CELLS * 4
+        pixels: int = (self.tile[1] - 1) * shape.stride[2] + self.row_steps * STEP_CELLS * 4
         return -(-pixels // 4)
 
     @property
     def row_steps(self) -> int:
         """Steps of k of one row of a stem's window."""
-        pixels = self.lead + self.shape.kernel[2]
+        pixels: int = self.lead + self.shape.kernel[2]
         return -(-pixels * STEM_CHANNELS // (STEP_CELLS * CELL_BYTES))
 
     @property
@@ -116,7 +121,7 @@ class Sm90PatchPlan:
         planes = self.chunks * self.copies * self.phases
         return -(-planes * self.plane_cells // 8) * 8
 
-    @property
+    @cached_property
     def step_offsets(self) -> tuple[int, ...]:
         """For each step of k, the first cell that the first row of a product reads."""
         shape = self.shape
@@ -175,6 +180,7 @@ class Sm90PatchPlan:
         return rounds * max(alone, shared)
 
 
+@lru_cache(maxsize=1024)
 def plan_sm90_patch(
     shape: ConvolutionShape, type: str, shared_bytes: int, blocks: int, multiprocessors: int
 ) -> Sm90PatchPlan | None:

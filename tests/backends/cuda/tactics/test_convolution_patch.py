@@ -107,9 +107,10 @@ def test_stems_of_bytes(cuda_device, case: str, blocks: int) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("blocks", [1, 2, 3])
-@pytest.mark.parametrize("dtype", [torch.float16, torch.int8])
-def test_many_tiles_on_a_gpu(blocks: int, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(("dtype", "blocks"), [  # three times 73 KB of weights do not fit
+    (torch.float16, 1), (torch.float16, 2), (torch.int8, 1), (torch.int8, 2), (torch.int8, 3)
+])
+def test_many_tiles_on_a_gpu(dtype: torch.dtype, blocks: int) -> None:
     name, kind = f"convolution.patch.wgmma_{blocks}", kind_of((1, 1), (1, 1), 1)
     bias = torch.randn(64, 1, 1)
     with cuda_testing.testing_on(cuda_testing.real_gpu()):
