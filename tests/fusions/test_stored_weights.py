@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from fusion_testing import check_fires, check_refused, network_of
+from fusion_testing import check_fires, check_refused, network_of, pointwise
 
 from torch2rt.fusions.stored_weight_into_matmul import StoredWeightIntoMatmul
 from torch2rt.network.dtype import Array
@@ -83,3 +83,48 @@ def test_the_pipeline_keeps_them() -> None:
     before = text(network)
     optimize(network)
     assert text(network) == before
+
+
+def converted(weight: str = "@q", x: str = "%x", type: str = "float32[2,3,6]") -> str:
+    """A matmul by a weight made float, without a scale, which its epilogue has."""
+    return (
+        HEADER + pointwise("w", weight, "to_float32(i0)", "float32[6,8]")
+        + f'%y = matmul({x}, %w, @b) {{"transpose_b":true}} epilogue mul(i0,i1) -> {type}\n'
+        "output y = %y\n"
+    )
+
+
+def test_weights_made_float_are_read_as_they_are_stored() -> None:
+    network = check_fires(
+        StoredWeightIntoMatmul(), converted(), kinds=["matmul"], constants=CONSTANTS
+    )
+    assert "matmul(%x, @q, @b)" in text(network)
+    network = network_of(converted(), CONSTANTS)
+    optimize(network)
+    assert "int8[6,8]" in text(network)
+
+
+@pytest.mark.parametrize("source", [
+    converted("@u"),
+    converted().replace("output y", "output w = %w\noutput y"),
+    converted().replace('"transpose_b"', '"transpose_a":true,"transpose_b"')
+    .replace("%x, %w", "%a, %w").replace("input %t", "input %a: float32[2,8,3]\ninput %t"),
+])
+def test_weights_made_float_that_others_need_become_constants(source: str) -> None:
+    network = network_of(source, CONSTANTS)
+    fusion = StoredWeightIntoMatmul()
+    assert all(fusion.match(network, layer) is None for layer in network.layers)
+    optimize(network)
+    assert [layer.kind.name for layer in network.layers] == ["matmul"]
+    assert "float32[6,8]" in text(network)
+
+
+def test_a_transposed_operand_is_refused() -> None:
+    source = linear("@q, @rows").replace('"transpose_b"', '"transpose_a":true,"transpose_b"')
+    source = source.replace("%x, %w", "%a, %w").replace(
+        "input %t", "input %a: float32[2,8,3]\ninput %t"
+    )
+    check_refused(
+        StoredWeightIntoMatmul(), source, reason="its first operand is transposed",
+        constants=CONSTANTS,
+    )

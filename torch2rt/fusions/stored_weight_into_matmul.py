@@ -8,9 +8,10 @@ from typing import ClassVar
 from torch2rt import expression as ex
 from torch2rt.fusions.base import Fusion
 from torch2rt.fusions.contraction import output_channels, per_channel
-from torch2rt.fusions.quantized import dequantized, encoding_of
+from torch2rt.fusions.quantized import dequantized, encoding_of, stored_weight
 from torch2rt.fusions.rewrite import add_constant, replace_layer
 from torch2rt.layers.accumulator import has_stored_weights
+from torch2rt.layers.dequantize import Dequantize
 from torch2rt.layers.matmul import Matmul
 from torch2rt.network.dtype import Array, DType
 from torch2rt.network.layer import Layer
@@ -20,8 +21,14 @@ from torch2rt.passes.base import Reject
 
 @dataclass(frozen=True)
 class _Match:
+    """A matmul and what makes its weight float: a dequantize layer, or a conversion."""
+
     layer: Layer
     weight: Layer
+
+    @property
+    def has_scale(self) -> bool:
+        return isinstance(self.weight.kind, Dequantize)
 
 
 class StoredWeightIntoMatmul(Fusion[_Match]):
@@ -30,10 +37,14 @@ class StoredWeightIntoMatmul(Fusion[_Match]):
     Before: %w = dequantize(@q, @s)
             %y = matmul(%x, %w, @b) epilogue add(i0,i1)
     After:  %y = matmul(%x, @q, @s, @b) epilogue add(mul(i0,i1),i2)
+            or
+            %w = pointwise(@q) to_float32(i0)
+            %y = matmul(%x, %w) epilogue mul(i0,i1)
+    After:  %y = matmul(%x, @q) epilogue mul(i0,i1)
     Fires on constant matrices of int8 with one scale per output channel or one in all, beside
     floats: the engine keeps them, and kernels read them, in 8 bits. It stands behind the fusions
     that make contractions of 8 bits, and before what writes dequantize layers as expressions.
-    Refuses other dtypes, scales along inputs, and zero points.
+    Refuses other dtypes, scales along inputs, zero points, and a transposed first operand.
     """
 
     name: ClassVar[str] = "stored_weight_into_matmul"
@@ -44,6 +55,9 @@ class StoredWeightIntoMatmul(Fusion[_Match]):
         """A matmul by a dequantized constant matrix."""
         if not isinstance(layer.kind, Matmul):
             return None
+        weight = layer.inputs[1].producer
+        if weight is not None and stored_weight(network, weight) is not None:
+            return _Match(layer, weight)
         weight = dequantized(layer.inputs[1])
         if weight is None or not weight.inputs[0].is_constant or weight.inputs[0].rank != 2:
             return None
@@ -56,19 +70,28 @@ class StoredWeightIntoMatmul(Fusion[_Match]):
             return Reject(
                 f"a weight of {stored.dtype.value} beside {layer.inputs[0].dtype.value}", layer.name
             )
-        if _scale(match) is None:
+        if isinstance(layer.kind, Matmul) and layer.kind.transpose_a:
+            return Reject("its first operand is transposed", layer.name)
+        if match.has_scale and _scale(match) is None:
             return Reject("its weight has a zero point, or other scales than one per output "
                           "channel", layer.name)
         return None
 
     def rewrite(self, network: Network, match: _Match) -> Layer:
         """The layer over the stored weight."""
-        layer, scale = match.layer, _scale(match)
+        layer, stored = match.layer, match.weight.inputs[0]
+        if not match.has_scale:
+            inputs = (layer.inputs[0], stored, *layer.epilogue_inputs)
+            return replace_layer(
+                network, layer, layer.kind, inputs, absorbed=(match.weight,),
+                epilogue=layer.epilogue,
+            )
+        scale = _scale(match)
         assert scale is not None
         constant = add_constant(network, f"{layer.name}.scale", scale, DType.FLOAT32)
         old = layer.epilogue if layer.epilogue is not None else ex.Input(0)
         value = ex.apply("mul", ex.Input(0), ex.Input(1))
-        inputs = (layer.inputs[0], match.weight.inputs[0], constant, *layer.epilogue_inputs)
+        inputs = (layer.inputs[0], stored, constant, *layer.epilogue_inputs)
         return replace_layer(
             network, layer, layer.kind, inputs, absorbed=(match.weight,),
             epilogue=ex.substitute_inputs(ex.shift_inputs(old, 1, 1), {0: value}),

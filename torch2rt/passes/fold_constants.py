@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from torch2rt.fusions.quantized import stored_weight
 from torch2rt.layers.aten import Aten
 from torch2rt.layers.dequantize import Dequantize
 from torch2rt.network.dim import SymbolicDim
@@ -26,8 +27,8 @@ class FoldConstants(Pass):
     After:  constant @a: float32[4,8]
     Fires when every input is a constant and the result is no larger than the inputs together or
     16 MiB, so that an expand does not fill the engine file.
-    Refuses fallback layers, which may draw random numbers, dequantize layers, which other fusions
-    look for, and sizes that are symbolic.
+    Refuses fallback layers, which may draw random numbers, dequantize layers and int8 weights of
+    matmuls made float, which other fusions look for, and sizes that are symbolic.
     """
 
     name: ClassVar[str] = "fold_constants"
@@ -38,7 +39,7 @@ class FoldConstants(Pass):
         for layer in network.layers:
             if not all(tensor.is_constant for tensor in layer.inputs):
                 continue
-            reason = _refusal(layer)
+            reason = _refusal(network, layer)
             if reason is not None:
                 log.reject(self.name, layer, reason)
                 continue
@@ -48,11 +49,13 @@ class FoldConstants(Pass):
         return changed
 
 
-def _refusal(layer: Layer) -> str | None:
+def _refusal(network: Network, layer: Layer) -> str | None:
     if isinstance(layer.kind, Aten):
         return "it is a fallback layer, which may not give the same result twice"
     if isinstance(layer.kind, Dequantize):
         return "it may be the weight of a quantized layer"
+    if stored_weight(network, layer) is not None:
+        return "matmuls read the weight as it is stored"
     if _has_symbols(layer.kind) or not all(output.type.is_static for output in layer.outputs):
         return "its sizes are symbolic"
     read = sum(_size_bytes(tensor.type) for tensor in layer.inputs)

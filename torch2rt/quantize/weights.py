@@ -45,7 +45,10 @@ def store_weights(
 
 
 def _refusal(layer: Layer) -> str | None:
-    weight = layer.inputs[1]
+    weight, kind = layer.inputs[1], layer.kind
+    assert isinstance(kind, Matmul)
+    if kind.transpose_a:
+        return "its first operand is transposed"
     if not weight.is_constant or weight.rank != 2:
         return "its second operand is no constant matrix"
     if not weight.dtype.is_float:
