@@ -251,7 +251,7 @@ def test_it_runs_as_a_module(folder):
     assert done.returncode == 0, done.stderr
     assert "output: float32[2, 5]" in done.stdout
     done = subprocess.run(
-        [sys.executable, "-m", "torch2rt.cli", "run", f"{folder}/none.engine"],
+        [sys.executable, "-m", "torch2rt", "run", f"{folder}/none.engine"],
         capture_output=True, text=True,
     )
     assert done.returncode == 1

@@ -19,7 +19,7 @@ from torch2rt.backends.tactic import Unprepared
 from torch2rt.cli import main
 from torch2rt.engine.archive import engine_file
 from torch2rt.engine.file import write
-from torch2rt.errors import ConfigError, EngineFileError, PluginMissingError
+from torch2rt.errors import ConfigError, EngineFileError, NoTacticError, PluginMissingError
 from torch2rt.layers.plugin import Plugin
 from torch2rt.network.dtype import DType
 from torch2rt.network.tensor import TensorType
@@ -102,7 +102,7 @@ def test_a_fresh_process_imports_what_it_is_told_to_and_nothing_else(built, tmp_
 
 def test_functions_classes_and_modules_may_be_passed(built, package):
     model, _, path = built
-    for plugins in ([package], ["their_layers"], [package.scale]):
+    for plugins in ([package], ["their_layers"], "their_layers", [package.scale]):
         x = torch.randn(3, 4)
         loaded = torch2rt.load(path, plugins=plugins)
         torch.testing.assert_close(loaded(x), model(x).detach(), rtol=1e-5, atol=1e-5)
@@ -114,6 +114,30 @@ def test_functions_classes_and_modules_may_be_passed(built, package):
     with pytest.raises(PluginMissingError):
         torch2rt.load(path)
     assert torch2rt.load(path, plugins=[package.scale]) is not None
+
+
+def test_a_plugin_that_lost_the_function_of_its_engine_is_named(built):
+    _, _, path = built
+    unregister("t_loading::scale")
+
+    @torch2rt.plugin("t_loading::scale")
+    def scale(x: torch.Tensor, factor: float) -> torch.Tensor:
+        return x * factor
+
+    with pytest.raises(NoTacticError, match=r"(?s)no cpu tactic can run layer scale.*plugin\.python"
+                       r"\.arrays: t_loading::scale is registered without its function for the CPU"):
+        torch2rt.load(path)(torch.randn(2, 4))
+
+
+def test_a_class_of_an_interactive_session_may_be_a_plugin():
+    code = (
+        "import torch, torch2rt\n@torch2rt.plugin\nclass Twice(torch.nn.Module):\n"
+        "    def forward(self, x):\n        return x * 2\n"
+        "model, x = torch.nn.Sequential(Twice()).eval(), torch.randn(2, 4)\n"
+        "rt = torch2rt.convert(model, x, progress=False)\nprint(torch.equal(rt(x), model(x)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "True", done.stderr
 
 
 def test_the_command_line_imports_what_it_is_told_to(built, capsys):

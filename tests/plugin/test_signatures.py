@@ -99,3 +99,10 @@ def test_fake_serves_module_classes_too():
     rt = torch2rt.convert(model, X, timing_cache=TimingCache(), progress=False)
     for x in (X, torch.randn(7, 4)):
         assert torch.equal(rt(x), model(x))
+
+
+def test_results_of_another_dtype_than_promised_are_refused():
+    plugin = torch2rt.plugin("t_signatures::wide", fake=torch.empty_like)(lambda x: x.double())
+    with pytest.raises(CaptureError, match=r"t_signatures\.wide\.default at .* gives torch\.float64"
+                       r" and not torch\.float32\.\n"):
+        captured(plugin)

@@ -23,14 +23,14 @@ class ModelFails(Exception):
     """The model itself does not run at some sizes."""
 
 
-class WrongShape(Exception):
-    """A node's value is not of the shape that its fake value promises at these sizes."""
+class WrongType(Exception):
+    """A node's value is not of the shape or dtype that its fake value promises at these sizes."""
 
 
 class CheckedRun(fx.Interpreter):
-    """Runs a captured graph node by node, holding each value's shape against its fake value's.
+    """Runs a captured graph node by node, holding each value's type against its fake value's.
 
-    Torch would not mind a shape that differs; everything built from the fake values would.
+    Torch would not mind a shape or dtype that differs; everything built from the fake values would.
     """
 
     def __init__(self, captured: CapturedGraph, tensors: Sequence[torch.Tensor]) -> None:
@@ -42,15 +42,19 @@ class CheckedRun(fx.Interpreter):
         self._known: dict[object, int | None] = {}
 
     def run_node(self, n: fx.Node) -> Any:
-        """Value of a node. WrongShape where it is not as promised."""
+        """Value of a node. WrongType where it is not as promised."""
         value = super().run_node(n)
         promised = n.meta.get("val")
         if isinstance(value, torch.Tensor) and isinstance(promised, torch.Tensor):
             expected = [self._number(size) for size in promised.shape]
             pairs = zip(expected, value.shape, strict=False)
             if len(expected) != value.dim() or any(a not in (None, b) for a, b in pairs):
-                raise WrongShape(
+                raise WrongType(
                     f"{n.target}{place(n)} gives shape {tuple(value.shape)} and not {expected}"
+                )
+            if value.dtype is not promised.dtype:
+                raise WrongType(
+                    f"{n.target}{place(n)} gives {value.dtype} and not {promised.dtype}"
                 )
         return value
 
@@ -148,8 +152,8 @@ def compare(
     try:
         with _same_random_numbers(tensors):
             found = captured.run(tensors, CheckedRun(captured, tensors).run)
-    except WrongShape as error:
-        return str(error)
+    except WrongType as error:
+        return _first_line(error)
     except EXPORT_FAILURES as error:
         return f"the graph fails there ({_first_line(error)})"
     return difference(spec.names, expected, found)

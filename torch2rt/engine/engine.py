@@ -18,7 +18,7 @@ import numpy as np
 from torch2rt.backends.backend import Backend
 from torch2rt.backends.buffer import address_of
 from torch2rt.backends.spec import LayerSpec, TensorSpec
-from torch2rt.backends.tactic import Prepared, Tactic
+from torch2rt.backends.tactic import Prepared, Tactic, Unprepared
 from torch2rt.engine.context import Context, Executable
 from torch2rt.engine.exact import drops_nan, is_finite, run_arrays
 from torch2rt.engine.plan import Plan
@@ -194,7 +194,9 @@ class Engine:
         plan = self._tuned.get(tuple(sorted(symbols.items())))
         if plan is None:
             plan = self._plan_on_demand(symbols)
-        executable = Executable(plan, self._layers, self.backend, self.weights, self.prepare)
+        executable = Executable(
+            plan, self._layers, self.backend, self.weights, self._prepare_planned
+        )
         runnable = Runnable(executable, self)
         self._runnables[shapes] = runnable
         self._forget_old()
@@ -227,6 +229,16 @@ class Engine:
             if key not in self._prepared:
                 self._prepared[key] = self._tactic(tactic, spec).prepare(spec, self.weights)
             return self._prepared[key]
+
+    def _prepare_planned(self, tactic: str, spec: LayerSpec) -> Prepared:
+        """What a plan names, which was there when it was made. NoTacticError where it is not."""
+        try:
+            return self.prepare(tactic, spec)
+        except Unprepared as error:
+            raise NoTacticError(
+                backend=self.backend.name, layer=spec.name, kind=spec.kind.name, where=spec.where,
+                reasons=f"  {tactic}: {error}",
+            ) from error
 
     def _tactic(self, name: str, spec: LayerSpec) -> Tactic:
         try:

@@ -241,7 +241,7 @@ def source_of(function: Any) -> str:
     """``file:name`` of a function or class, for messages."""
     try:
         file = inspect.getsourcefile(function)
-    except TypeError:
+    except (TypeError, OSError):  # OSError: a class of an interactive session
         file = None
     return f"{file or getattr(function, '__module__', '?')}:{function.__qualname__}"
 

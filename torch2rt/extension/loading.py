@@ -20,9 +20,11 @@ _PYTHON = ("python", "torch")
 def use_plugins(plugins: Iterable[object]) -> None:
     """Register what the caller names: classes, decorated functions, modules or their names.
 
+    One name may stand alone.
+
     Names are imported, at the caller's wish; an engine file has no say in it.
     """
-    for item in plugins:
+    for item in [plugins] if isinstance(plugins, str) else plugins:
         if isinstance(item, str):
             _import(item)
         elif inspect.isclass(item):
