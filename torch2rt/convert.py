@@ -30,7 +30,7 @@ from torch2rt.network.network import Network
 from torch2rt.passes.base import run_passes
 from torch2rt.passes.pipeline import optimize
 from torch2rt.passes.widen_halves import WidenHalves
-from torch2rt.quantize.budget import Metric, budget_from_options
+from torch2rt.quantize.budget import Metric, budget_from_options, max_error_of
 from torch2rt.quantize.calibrate import (
     DEFAULT_CORRECTIONS,
     Calibration,
@@ -45,6 +45,7 @@ from torch2rt.quantize.mix import INT8, RANGED
 from torch2rt.quantize.overrides import parse_precision
 from torch2rt.quantize.precision import build_in_precision
 from torch2rt.quantize.steps import calibrate_network, check_device, needs_calibration
+from torch2rt.quantize.thresholds import OUTPUTS
 
 
 class ConvertOptions(TypedDict, total=False):
@@ -78,7 +79,7 @@ def convert(
     *,
     precision: str | Mapping[str, str] = "fp32",
     calibration: Any = None,
-    calibration_method: str = "percentile",
+    calibration_method: str = OUTPUTS,
     calibration_batches: int | None = None,
     calibration_table: Any = None,
     quantize_with: str | Sequence[str] = DEFAULT_CORRECTIONS,
@@ -115,7 +116,8 @@ def convert(
         calibration: for ``"int8"`` and ``"fp8"``: a DataLoader or any iterable of input batches,
             labels and all; or a `CalibrationTable` or its path. With ``"fp16"``: what it shows to
             leave the range of float16 stays float32.
-        calibration_method: ``"percentile"`` (or ``"percentile:99.9"``), ``"entropy"``,
+        calibration_method: ``"outputs"``: for each tensor the percentile that the outputs suffer
+            least from; ``"percentile"`` (or ``"percentile:99.9"``), ``"entropy"``,
             ``"entropy_doubling"``, ``"minmax"``, ``"mse"``, or ``"best"``: by error on a batch
             that is held out.
         calibration_batches: at most so many batches are taken. None: all.
@@ -138,7 +140,9 @@ def convert(
             the model gives them, on the CPU, the batch as the loader gives it. None: 1 minus the
             outputs' relative error.
         max_drop: how far the metric may fall below that of the model. None: 0.005, and without
-            a metric 0.03.
+            a metric 0.03. With ``"int8"``, which has no metric: the relative error that 8 bits may
+            make of the outputs on calibration data; layers that lose most for what they save stay
+            float. None: 0.03; 1.0: none does.
         verify: compare the engine with the model on the example before returning.
         progress: show a progress bar.
 
@@ -164,7 +168,8 @@ def convert(
         tune_budget_s=tune_budget_s, verify=verify, progress=progress,
     )
     calibrated = calibration_from_options(
-        calibration, calibration_method, calibration_batches, calibration_table, quantize_with
+        calibration, calibration_method, calibration_batches, calibration_table, quantize_with,
+        max_error_of(precision, max_drop),
     )
     needs_calibration(config.precision, calibrated, is_captured=inputs is not None)
     cache = _timing_cache(timing_cache)

@@ -107,13 +107,14 @@ def test_an_edited_threshold_reaches_the_engine(rt, net, cache, loader):
     assert clipped.calibration_table.range("stem").threshold == 0.01
 
 
-def test_calibration_goes_on_from_a_table(rt, net, cache, loader, tmp_path):
-    batches = list(loader)
-    first = convert(net, None, cache, calibration=batches[:3])
+def test_calibration_goes_on_from_a_table(net, cache, loader, tmp_path):
+    batches, by = list(loader), {"calibration_method": "percentile"}
+    whole = convert(net, None, cache, calibration=loader, **by)
+    first = convert(net, None, cache, calibration=batches[:3], **by)
     first.calibration_table.save(tmp_path / "first.json")
     for before in (first.calibration_table, tmp_path / "first.json"):
-        both = convert(net, None, cache, calibration=batches[3:], calibration_table=before)
-        assert both.calibration_table == rt.calibration_table
+        both = convert(net, None, cache, calibration=batches[3:], calibration_table=before, **by)
+        assert both.calibration_table == whole.calibration_table
 
 
 def test_methods_and_batches_are_options(rt, net, cache, loader):

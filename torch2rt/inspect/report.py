@@ -35,6 +35,7 @@ def report_text(engine: Engine) -> str:
         _note_lines(engine),
         _choice_lines(engine),
         _quantized_lines(engine),
+        _float_lines(engine),
         *(_plan_lines(engine, plan) for plan in engine.plans),
         _fusion_lines(engine),
         _layer_lines(engine),
@@ -202,6 +203,18 @@ def _quantized_lines(engine: Engine) -> list[str]:
             f"  {shorten(row['layer'], 40):<40} {sqnr:>8} {threshold:>12} {row['dtype']}"
         )
     return lines
+
+
+def _float_lines(engine: Engine) -> list[str]:
+    """The layers that stay in float for what their 8 bits would do to the outputs."""
+    floats = engine.report.get("floats", {})
+    if not floats:
+        return []
+    lines = [
+        f"layers in float for their error: {len(floats)}; noise that their 8 bits would make",
+        f"  {'layer':<40} {'dB of the outputs':>17}",
+    ]
+    return lines + [f"  {shorten(name, 40):<40} {noise:>17.1f}" for name, noise in floats.items()]
 
 
 def _plan_lines(engine: Engine, plan: Plan) -> list[str]:

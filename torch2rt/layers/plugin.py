@@ -86,7 +86,9 @@ class Plugin(LayerKind):
         call = PluginCall(self.arguments, self.state)
         run = self.definition().run
         pairs = zip(inputs, self.scales or (0.0,) * len(inputs), strict=True)
-        values = [x.to(torch.float32) * scale if scale else x for x, scale in pairs]
+        values = [  # autograd does not follow what a plugin does
+            x.detach().to(torch.float32) * scale if scale else x.detach() for x, scale in pairs
+        ]
         found = tuple(call_user(self.plugin, "its body", run, call, values, shown=values))
         shapes = [tuple(item.shape) for item in found]
         wanted = [output.shape for output in self.outputs]

@@ -25,6 +25,7 @@ from torch2rt.errors import ConfigError
 Metric: TypeAlias = Callable[[Any, Any], SupportsFloat]
 
 AUTO = "auto"
+BOUNDED = "int8"  # has no metric, and yet a bound of what the outputs may lose
 DEFAULT_DROP = 0.005
 # Without a metric: a relative error of 3 %, an SQNR of 30 dB.
 DEFAULT_ERROR = 0.03
@@ -46,8 +47,9 @@ def budget_from_options(
     ConfigError for unusable values, and without data to measure on.
     """
     if precision != AUTO:
+        is_bounded = precision == BOUNDED and has_loader
         for option, value in (("metric", metric), ("max_drop", max_drop)):
-            if value is not None:
+            if value is not None and not (is_bounded and option == "max_drop"):
                 raise ConfigError(
                     option=option, value=value, reason=f"precision {precision!r} has no budget",
                     remedy='Convert with precision="auto", or leave it out.',
@@ -66,6 +68,16 @@ def budget_from_options(
         )
     default = DEFAULT_ERROR if metric is None else DEFAULT_DROP
     return Budget(metric, default if max_drop is None else _drop(max_drop))
+
+
+def max_error_of(precision: object, max_drop: object) -> float | None:
+    """The relative error of the outputs that 8 bits may make, None where it is not bounded.
+
+    ConfigError for an unusable value.
+    """
+    if precision != BOUNDED:
+        return None
+    return DEFAULT_ERROR if max_drop is None else _drop(max_drop)
 
 
 def _drop(value: object) -> float:

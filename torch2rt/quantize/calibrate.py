@@ -27,7 +27,7 @@ from torch2rt.quantize.equalize import Scales, equalize, find_scales
 from torch2rt.quantize.errors import CalibrationError
 from torch2rt.quantize.loader import CalibrationLoader, network_inputs
 from torch2rt.quantize.table import CalibrationTable
-from torch2rt.quantize.thresholds import BEST, DEFAULT_METHOD, parse_method
+from torch2rt.quantize.thresholds import BEST, DEFAULT_METHOD, OUTPUTS, parse_method
 
 # Magnitudes seen so near the end of float16 are likely to pass it on other data.
 _FLOAT16_SAFE = 65504.0 / 2
@@ -35,7 +35,7 @@ _FLOAT16_SAFE = 65504.0 / 2
 # What may be corrected of quantized layers, and what is unless a user says otherwise.
 CORRECTIONS = ("equalize", "bias_correction", "rounding")
 DEFAULT_CORRECTIONS = ("rounding",)
-_SAMPLES = 16  # that corrections are made of
+_SAMPLES = 48  # that corrections are made of, and judged by
 
 _TABLES = (CalibrationTable, str, os.PathLike)
 Source: TypeAlias = "CalibrationTable | CalibrationLoader"
@@ -47,7 +47,8 @@ class Calibration:
 
     ``source`` is a loader or a finished table, ``where`` its path for messages; ``before`` a table
     that a loader goes on from; ``batches`` how many to take at most; ``corrections`` what is
-    corrected of layers, some of `CORRECTIONS`.
+    corrected of layers, some of `CORRECTIONS`; ``max_error`` what the outputs may lose by 8 bits,
+    None for all that it takes.
     """
 
     source: Source
@@ -56,6 +57,7 @@ class Calibration:
     batches: int | None = None
     before: CalibrationTable | None = None
     corrections: tuple[str, ...] = ()
+    max_error: float | None = None
 
     @property
     def loader(self) -> CalibrationLoader | None:
@@ -65,13 +67,13 @@ class Calibration:
 
 def calibration_from_options(
     calibration: object, method: str, batches: int | None, table: object,
-    quantize_with: object = DEFAULT_CORRECTIONS,
+    quantize_with: object = DEFAULT_CORRECTIONS, max_error: float | None = None,
 ) -> Calibration | None:
     """The options of `convert` together; None where nothing is to be calibrated.
 
     ConfigError for unusable values, CalibrationError for a file that is no table.
     """
-    if method != BEST:
+    if method not in (BEST, OUTPUTS):
         parse_method(method)
     if batches is not None and (type(batches) is not int or batches < 1):
         raise ConfigError(
@@ -88,10 +90,10 @@ def calibration_from_options(
                 option="calibration_table", value=_where(table), reason="calibration is a table "
                 "already", remedy="Merge them: first.merge(second).",
             )
-        return Calibration(_table(calibration), _where(calibration), method)
+        return Calibration(_table(calibration), _where(calibration), method, max_error=max_error)
     return Calibration(
         CalibrationLoader(calibration), method=method, batches=batches, before=before,
-        where=_where(table), corrections=corrections,
+        where=_where(table), corrections=corrections, max_error=max_error,
     )
 
 
@@ -99,12 +101,12 @@ def calibrate(
     calibration: Calibration, network: Network, spec: CallSpec, fingerprint: str, *,
     device: torch.device | None = None, progress: bool = False,
     evaluate: Callable[[list[Inputs]], Evaluate] | None = None,
-    correct: Callable[[CalibrationTable, Inputs], CalibrationTable] | None = None,
+    refine: Callable[[CalibrationTable, Inputs], CalibrationTable] | None = None,
 ) -> CalibrationTable:
     """The table of a network: the one given, or by running the network over the loader.
 
     ``evaluate`` makes of held-out batches what tells the error of a table; it is needed for the
-    method "best". ``correct`` adds corrections to a table, by a few samples.
+    method "best". ``refine`` makes more of a table by a few samples.
     CalibrationError for data that does not fit and for a table of another model.
     """
     known = calibration.before
@@ -125,25 +127,25 @@ def calibrate(
     if calibration.method == BEST:
         inputs = _hold_out(inputs, held)
     scales: Scales = known.scales if known is not None else {}
-    if correct is not None and "equalize" in calibration.corrections and known is None:
+    if refine is not None and "equalize" in calibration.corrections and known is None:
         scales, inputs = _equalized(network, inputs, device)
     kept = _Kept(network)
-    if correct is not None and calibration.corrections:
+    if refine is not None:
         inputs = kept.watching(inputs)
     observe_batches(
         network, inputs, observations, device=device, progress=progress,
         count=_count(loader, calibration.batches),
     )
-    is_best = calibration.method == BEST
+    is_measured = calibration.method in (BEST, OUTPUTS)
     table = table_of(
         network, observations, fingerprint=fingerprint, before=known,
-        method=DEFAULT_METHOD if is_best else calibration.method,
+        method=DEFAULT_METHOD if is_measured else calibration.method,
     )
     table = dataclasses.replace(table, scales=scales)
-    if is_best and evaluate is not None:
+    if calibration.method == BEST and evaluate is not None:
         table = best_table(table, evaluate(held))
     samples = kept.samples()
-    return correct(table, samples) if correct is not None and samples is not None else table
+    return refine(table, samples) if refine is not None and samples is not None else table
 
 
 def is_loader(calibration: object) -> bool:

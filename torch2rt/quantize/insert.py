@@ -85,7 +85,7 @@ def insert_quantization(
 
 
 @dataclass
-class _Group:
+class Group:
     """Tensors of one scale, and what the table says of them together.
 
     The threshold is 0 where the table has nothing to say of one of them, ``unknown``.
@@ -112,6 +112,19 @@ class _Group:
         self.threshold = max(thresholds.values())
         self.is_nonnegative = all(found.is_nonnegative for found in ranges.values())
 
+    def stored(self, target: str) -> tuple[DType, int, int]:
+        """How a backend stores them: the dtype, its lowest and its highest integer."""
+        if target == "cpu" and self.is_nonnegative:
+            return DType.UINT8, 0, 255
+        return DType.INT8, -128, 127
+
+
+def groups_to_quantize(
+    network: Network, table: Ranges, *, target: str, overrides: Overrides | None = None
+) -> list[Group]:
+    """What `insert_quantization` would store in 8 bits."""
+    return _Insertion(network, table, target, overrides or (lambda _: None), Log()).groups_needed()
+
 
 class _Insertion:
     def __init__(
@@ -126,19 +139,25 @@ class _Insertion:
 
     def run(self) -> None:
         """Weights, then the tensors that the layers read."""
-        wanted = set(self.layers)
-        needed: dict[int, _Group] = {}
+        wanted, needed = set(self.layers), self.groups_needed()
         for layer in self.layers:
             if not isinstance(layer.kind, Plugin):
                 self._quantize_weight(layer)
-            tensors = [*self._operands(layer), *self._residuals(layer, wanted)]
-            needed.update((id(self.groups[t]), self.groups[t]) for t in tensors)
             self.log.fire(NAME, layer)
-        for group in needed.values():
+        for group in needed:
             for tensor in group.tensors:
                 producer = tensor.producer
                 if producer is None or not moves_values(producer):
                     self._quantize_tensor(tensor, group, wanted)
+
+    def groups_needed(self) -> list[Group]:
+        """The groups of what the layers read and add, in their order."""
+        wanted = set(self.layers)
+        needed: dict[int, Group] = {}
+        for layer in self.layers:
+            tensors = [*self._operands(layer), *self._residuals(layer, wanted)]
+            needed.update((id(self.groups[t]), self.groups[t]) for t in tensors)
+        return list(needed.values())
 
     def _operands(self, layer: Layer) -> list[Tensor]:
         """The tensors that a layer reads in 8 bits: a plugin's that have a range."""
@@ -211,14 +230,12 @@ class _Insertion:
         inputs[1] = restored.output
         self.network.set_inputs(layer, tuple(inputs))
 
-    def _quantize_tensor(self, tensor: Tensor, group: _Group, wanted: set[Layer]) -> None:
+    def _quantize_tensor(self, tensor: Tensor, group: Group, wanted: set[Layer]) -> None:
         """A quantize and a dequantize layer behind a tensor, for all who read it.
 
         A network input stays what it is for layers that compute in float.
         """
-        is_unsigned = self.target == "cpu" and group.is_nonnegative
-        dtype = DType.UINT8 if is_unsigned else DType.INT8
-        low, high = (0, 255) if is_unsigned else (-128, 127)
+        dtype, low, high = group.stored(self.target)
         step = np.array(group.threshold / high, np.float32)
         scale = self.network.add_constant(f"{tensor.name}.scale", step)
         readers = [
@@ -257,13 +274,13 @@ def thresholds_of(network: Network, table: Ranges) -> dict[Tensor, float]:
     return {tensor: group.threshold for tensor, group in _groups(network, table).items()}
 
 
-def _groups(network: Network, table: Ranges) -> dict[Tensor, _Group]:
+def _groups(network: Network, table: Ranges) -> dict[Tensor, Group]:
     """The group of every float32 tensor: itself, and all that values only move between."""
-    groups: dict[Tensor, _Group] = {}
+    groups: dict[Tensor, Group] = {}
     for tensor in (*network.inputs.values(), *_results(network)):
         if tensor.dtype is not DType.FLOAT32 or tensor in groups:
             continue
-        group = _Group()
+        group = Group()
         _gather(tensor, group, groups)
         group.read(table)
     return groups
@@ -273,7 +290,7 @@ def _results(network: Network) -> Iterable[Tensor]:
     return (output for layer in network.layers for output in layer.outputs)
 
 
-def _gather(start: Tensor, group: _Group, groups: dict[Tensor, _Group]) -> None:
+def _gather(start: Tensor, group: Group, groups: dict[Tensor, Group]) -> None:
     waiting = [start]
     while waiting:
         tensor = waiting.pop()

@@ -47,4 +47,6 @@ def build_in_precision(
             network, log, set_precision(network, config, table, log, backend.name, ALL_LAYERS)
         )
     engine.report["quantized"] = [row.to_json() for row in quality]
+    if table is not None and not config.overrides.is_by_layer:
+        engine.report["floats"] = dict(table.floats)
     return engine

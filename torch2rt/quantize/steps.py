@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 
 import torch
@@ -21,7 +20,6 @@ from torch2rt.passes.base import Log, run_passes
 from torch2rt.passes.lower_precision import LowerPrecision
 from torch2rt.passes.pipeline import optimize
 from torch2rt.quantize.best import Evaluate, output_error
-from torch2rt.quantize.bias_correction import correct_layers
 from torch2rt.quantize.calibrate import Calibration, calibrate, wide_tensors
 from torch2rt.quantize.calibrator import Inputs
 from torch2rt.quantize.float8 import insert_float8
@@ -36,6 +34,7 @@ from torch2rt.quantize.mix import (
     Mix,
 )
 from torch2rt.quantize.quality import LayerQuality, layer_quality
+from torch2rt.quantize.refine import keeping, refine
 from torch2rt.quantize.table import CalibrationTable
 from torch2rt.quantize.weights import store_weights
 
@@ -86,22 +85,17 @@ def calibrate_network(
             device=device,
         )
 
-    def correct(table: CalibrationTable, samples: Inputs) -> CalibrationTable:
-        quantized = copy_network(network)
-        insert_quantization(
-            quantized, table, target=backend.name, overrides=config.overrides.precision_of,
-            fold=False,
+    def refined(table: CalibrationTable, samples: Inputs) -> CalibrationTable:
+        return refine(
+            network, table, samples, calibration, target=backend.name,
+            overrides=config.overrides.precision_of, device=device,
         )
-        corrections = correct_layers(
-            network, quantized, samples, names=calibration.corrections, device=device
-        )
-        return dataclasses.replace(table, corrections=corrections)
 
     is_integers = config.precision == INT8
     with exact_float32():
         table = calibrate(
             calibration, network, spec, fingerprint, device=device, progress=config.progress,
-            evaluate=evaluate if is_integers else None, correct=correct if is_integers else None,
+            evaluate=evaluate if is_integers else None, refine=refined if is_integers else None,
         )
     return table.with_method("minmax") if config.precision == FP8 else table
 
@@ -160,7 +154,9 @@ def _quantize(
 ) -> None:
     """Give 8 bits to the layers, and to the weights, that are to have them."""
     overrides = config.overrides.precision_of
-    by_layer = mix.overriding(overrides, _beside(config, target, mix))
+    beside = _beside(config, target, mix)
+    floats = table.floats if table is not None and not config.overrides.is_by_layer else {}
+    by_layer = mix.overriding(keeping(overrides, floats, beside), beside)
     if table is not None and config.precision == INT8:
         insert_quantization(network, table, target=target, log=log, overrides=by_layer)
     if table is not None and config.precision == FP8:

@@ -84,7 +84,8 @@ class CalibrationTable:
     a module gives several. ``corrections`` are of layers, by the names of their outputs; they were
     made with these ranges and of samples: a table that is merged or gets another method has none,
     and tables of equal ranges are equal. ``scales`` are those of `torch2rt.quantize.equalize`, by
-    which the network is rescaled before ranges mean what they say.
+    which the network is rescaled before ranges mean what they say. ``floats`` are the layers that
+    stay in float, by the names of their outputs, with the noise in dB that their 8 bits would make.
     """
 
     fingerprint: str
@@ -93,6 +94,7 @@ class CalibrationTable:
     rows: Mapping[str, Row]
     corrections: Mapping[str, Correction] = field(default_factory=dict, compare=False)
     scales: Mapping[str, Array] = field(default_factory=dict, compare=False)
+    floats: Mapping[str, float] = field(default_factory=dict, compare=False)
 
     def range(self, name: str) -> Range | None:
         """Threshold and sign of a tensor; None for one that is not to be quantized."""
@@ -134,7 +136,11 @@ class CalibrationTable:
             else Row.chosen(method, row.seen, row.samples)
             for name, row in self.rows.items()
         }
-        return dataclasses.replace(self, method=method, rows=rows, corrections={})
+        return dataclasses.replace(self, method=method, rows=rows, corrections={}, floats={})
+
+    def with_rows(self, rows: Mapping[str, Row]) -> CalibrationTable:
+        """The table with other rows, and so without corrections, which were made for these."""
+        return dataclasses.replace(self, rows=rows, corrections={}, floats={})
 
     def without_histograms(self) -> CalibrationTable:
         """The same ranges in less space; such a table does not merge and cannot go on."""
@@ -161,7 +167,10 @@ class CalibrationTable:
             )
         rows = {name: _merged(name, self.rows.get(name), other.rows.get(name)) for name in names}
         samples = self.samples + other.samples
-        return dataclasses.replace(self, samples=samples, rows=rows, corrections={})
+        floats = {**other.floats, **self.floats}
+        return dataclasses.replace(
+            self, samples=samples, rows=rows, corrections={}, floats=floats
+        )
 
     def check_fits(self, fingerprint: str, names: Iterable[str], where: str = "table") -> None:
         """CalibrationError unless the table is of the model with this fingerprint and tensors."""

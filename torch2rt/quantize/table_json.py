@@ -48,7 +48,7 @@ _COUNT_BYTES = 8
 _MOST = 1 << 62
 _REMEDY = "Give a file that a calibration table was saved to, or calibrate again."
 _HEAD = ("format", "version", "fingerprint", "method", "samples")
-_OPTIONAL = ("scales", "corrections", "histograms")
+_OPTIONAL = ("floats", "scales", "corrections", "histograms")
 _ROW = ("threshold", "min", "max", "negatives", "method", "samples")
 _NOTES = ("always zero", "constant")
 _HISTOGRAM = ("min", "max", "negatives", "exponent", "counts")
@@ -106,6 +106,8 @@ def table_to_json(table: CalibrationTable) -> dict[str, Any]:
     }
     if histograms:
         data["histograms"] = histograms
+    if table.floats:
+        data["floats"] = {name: table.floats[name] for name in sorted(table.floats)}
     if table.corrections:
         data["corrections"] = {
             name: correction_to_json(table.corrections[name]) for name in sorted(table.corrections)
@@ -139,7 +141,14 @@ def table_from_json(data: object, where: str) -> CalibrationTable:
         },
         corrections=_corrections(data.get("corrections", {}), where),
         scales=_scales(data.get("scales", {}), where),
+        floats=_floats(data.get("floats", {}), where),
     )
+
+
+def _floats(data: object, where: str) -> dict[str, float]:
+    if not isinstance(data, dict):
+        _refuse(where, "its layers in float are no object")
+    return {name: _number(data, name, f"{where}, layers in float") for name in data}
 
 
 def _corrections(data: object, where: str) -> dict[str, Correction]:

@@ -22,6 +22,7 @@ from torch2rt.quantize.histogram import BINS, NUMERICAL_ZERO, Counts, Floats, Hi
 
 METHODS = ("entropy", "entropy_doubling", "minmax", "percentile", "mse")
 BEST = "best"
+OUTPUTS = "outputs"
 DEFAULT_METHOD = "percentile"
 DEFAULT_PERCENTILE = 99.99
 # With fewer values to a bin a histogram shows the sample and not the distribution: clipping by it
@@ -65,7 +66,7 @@ def parse_method(method: str) -> tuple[str, float]:
     raise ConfigError(
         option="calibration_method", value=method, reason="unknown value",
         remedy=f"Use one of {', '.join(map(repr, METHODS))}, 'percentile:99.9' (from 50 to 100) "
-        f"or {BEST!r}.",
+        f"{OUTPUTS!r} or {BEST!r}.",
     )
 
 

@@ -52,12 +52,12 @@ class NetworkRunner:
 
     def run(
         self, inputs: Mapping[str, torch.Tensor], *, observe: Observer | None = None,
-        decide: Decider | None = None,
+        decide: Decider | None = None, has_gradients: bool = False,
     ) -> dict[str, torch.Tensor]:
         """Outputs by name for inputs by name, as `run_network`.
 
         ``decide`` is called after each layer with its inputs and outputs and gives the outputs
-        that later layers are to read.
+        that later layers are to read. With ``has_gradients`` autograd follows what is computed.
         """
         network = self.network
         symbols = bind_symbols(network, {name: tuple(x.shape) for name, x in inputs.items()})
@@ -66,7 +66,7 @@ class NetworkRunner:
         }
         remaining = {tensor: len(tensor.users) for tensor in network.tensors}
         kept = set(network.outputs.values())
-        with torch.no_grad(), self.device:
+        with torch.set_grad_enabled(has_gradients), self.device:
             for layer in network.layers:
                 arguments = tuple(self._read(tensor, values) for tensor in layer.inputs)
                 results = run_reference(

@@ -1,0 +1,155 @@
+"""Layers that stay in float for their error: found, kept in the table, and shown."""
+
+import pytest
+import torch
+from torch import nn
+
+import torch2rt
+from torch2rt.backends.reference.executor import run_network
+from torch2rt.build.timing_cache import TimingCache
+from torch2rt.capture.export import capture
+from torch2rt.engine.archive import engine_to_bytes
+from torch2rt.lower import lower
+from torch2rt.network.copy import copy_network
+from torch2rt.passes.pipeline import optimize
+from torch2rt.quantize.calibrator import Observations, observe_batches, table_of
+from torch2rt.quantize.float_layers import _without_needless, layers_in_float
+from torch2rt.quantize.insert import insert_quantization
+
+
+class Sum(nn.Module):
+    """The outlier's layer reads a range that 8 bits do not serve; the others are at ease."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.hard, self.last = (nn.Linear(24, 24) for _ in range(3))
+
+    def forward(self, x):
+        y = self.first(x).tanh()
+        wide = torch.cat([y[:, :1] * 2000.0, y[:, 1:]], 1)
+        return self.last(self.hard(wide).tanh())
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    made = Sum().eval()
+    with torch.no_grad():
+        made.hard.weight[:, 0] *= 1e-4
+    return made
+
+
+@pytest.fixture(scope="module")
+def batches():
+    return list(torch.randn(48, 24, generator=torch.Generator().manual_seed(1)).split(8))
+
+
+@pytest.fixture(scope="module")
+def calibrated(model, batches):
+    network = lower(capture(model, (batches[0],), {})).network
+    optimize(network, merge_siblings=False)
+    inputs = {next(iter(network.inputs)): torch.cat(batches)}
+    observations = Observations()
+    observe_batches(network, [inputs], observations)
+    return network, table_of(network, observations, method="minmax", fingerprint=""), inputs
+
+
+def error(network, table, inputs, in_float):
+    quantized = copy_network(network)
+    insert_quantization(
+        quantized, table, target="cpu",
+        overrides=lambda layer: "fp32" if layer.output.name in in_float else "int8",
+    )
+    (got,), (want,) = (run_network(n, inputs).values() for n in (quantized, network))
+    return float(((got - want).norm(dim=1) / want.norm(dim=1)).square().mean().sqrt())
+
+
+def test_the_layer_that_loses_most_stays_in_float(calibrated):
+    network, table, inputs = calibrated
+    assert error(network, table, inputs, ()) > 0.1
+    found = layers_in_float(network, table, inputs, target="cpu", max_error=0.03)
+    assert list(found) == ["hard"]
+    assert found["hard"] > -20.0
+    assert error(network, table, inputs, found) <= 0.03
+
+
+def test_none_does_where_the_error_is_small_enough(calibrated):
+    network, table, inputs = calibrated
+    assert layers_in_float(network, table, inputs, target="cpu", max_error=2.0) == {}
+
+
+def test_all_do_where_nothing_less_is_good_enough(calibrated):
+    network, table, inputs = calibrated
+    found = layers_in_float(network, table, inputs, target="cpu", max_error=0.0)
+    assert set(found) == {"first", "hard", "last"}
+
+
+def test_layers_that_are_not_needed_get_8_bits_again():
+    """One late layer is what counts; those before it stayed in float in vain."""
+    class Trial:
+        def error(self, in_float):
+            return 0.0 if {"b", "n"} <= set(in_float) else 1.0
+
+    assert _without_needless("abcdefghijklmn", Trial(), 0.5) == [*"ablmn"]
+
+
+def convert(model, batches, **options):
+    defaults = {
+        "precision": "int8", "threads": 1, "progress": False, "tune_budget_s": 0,
+        "timing_cache": TimingCache(), "calibration": batches, "calibration_method": "minmax",
+    }
+    return torch2rt.convert(model, batches[0], **(defaults | options))
+
+
+def off(rt, model, batches):
+    x = torch.cat(batches)
+    with torch.no_grad():
+        want = model(x)
+        return float((rt(x) - want).norm() / want.norm())
+
+
+def test_int8_keeps_what_loses_too_much_in_float(model, batches, tmp_path):
+    rt = convert(model, batches)
+    made = engine_to_bytes(rt.engine)
+    assert list(rt.calibration_table.floats) == ["hard"]
+    assert off(rt, model, batches) < 0.03
+    assert "layers in float for their error: 1" in rt.report()
+    assert "hard" not in [row["layer"] for row in rt.engine.report["quantized"]]
+    rt.calibration_table.save(tmp_path / "table.json")
+    again = convert(model, batches, calibration=tmp_path / "table.json")
+    assert again.calibration_table.floats == rt.calibration_table.floats
+    assert engine_to_bytes(again.engine) == made
+
+
+@pytest.mark.parametrize(
+    "options", [{"max_drop": 2.0, "verify": False}, {"precision": {"*": "int8"}, "verify": False}]
+)
+def test_8_bits_wherever_they_can_be_for_who_wants_them(model, batches, options):
+    rt = convert(model, batches, **options)
+    assert rt.calibration_table.floats == {}
+    assert len(rt.engine.report["quantized"]) == 3
+    assert off(rt, model, batches) > 0.1
+
+
+def test_a_dict_of_precisions_is_followed_where_the_table_has_layers_in_float(model, batches):
+    table = convert(model, batches).calibration_table
+    rt = convert(model, batches, calibration=table, precision={"*": "int8"}, verify=False)
+    assert len(rt.engine.report["quantized"]) == 3
+
+
+def test_a_merged_table_has_the_layers_of_both(model, batches):
+    table = convert(model, batches).calibration_table
+    assert table.merge(table).floats == table.floats
+    assert table.with_method("mse").floats == {}
+
+
+@pytest.mark.parametrize("value", [-0.1, "much", True, float("nan")])
+def test_a_bound_that_is_none_is_refused(model, batches, value):
+    with pytest.raises(torch2rt.errors.ConfigError, match="max_drop"):
+        convert(model, batches, max_drop=value)
+
+
+def test_a_table_has_decided_which_layers_stay_in_float(model, batches):
+    table = convert(model, batches).calibration_table
+    with pytest.raises(torch2rt.errors.ConfigError, match="max_drop"):
+        convert(model, batches, calibration=table, max_drop=0.1)
