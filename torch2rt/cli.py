@@ -61,8 +61,8 @@ def _add_convert(commands: Any) -> None:
         "auto: the factory, as for the model, of a DataLoader or another iterable of input batches",
     )
     command.add_argument(
-        "--calibration-method", default="percentile",
-        help="percentile (default), entropy, entropy_doubling, minmax, mse, best",
+        "--calibration-method", default="outputs",
+        help="outputs (default), percentile, entropy, entropy_doubling, minmax, mse, best",
     )
     command.add_argument(
         "--calibration-batches", type=int, metavar="N", help="take at most so many batches"
@@ -73,7 +73,8 @@ def _add_convert(commands: Any) -> None:
         "file.py:function, of outputs and a batch, higher is better"
     )
     command.add_argument(
-        "--max-drop", type=float, metavar="X", help="for auto: how far the metric may fall"
+        "--max-drop", type=float, metavar="X", help="for auto: how far the metric may "
+        "fall; for int8: the relative error of the outputs"
     )
     command.add_argument("--device", help="cpu, cuda or cuda:1; default: where the model is")
     command.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
