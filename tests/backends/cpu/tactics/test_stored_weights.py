@@ -8,6 +8,8 @@ from tactic_testing import BACKEND, check_tactic, make_spec
 
 from torch2rt.backends.cpu.backend import onednn_unavailable
 from torch2rt.backends.cpu.jit import jit_unavailable
+from torch2rt.backends.cpu.jit.compiler import NARROW
+from torch2rt.backends.cpu.stored_weights import plan
 from torch2rt.backends.tactic import Refusal
 from torch2rt.layers.matmul import Matmul
 from torch2rt.network.dtype import DType
@@ -36,6 +38,7 @@ def operands(
 @pytest.mark.parametrize(("rows", "k", "n"), [
     ((1,), 32, 64), ((1,), 37, 100), ((2,), 16, 3), ((3, 1), 18, 130), ((1, 4), 64, 65),
     ((6,), 20, 48), ((7,), 33, 64), ((8,), 48, 17), ((15,), 8, 192), ((2, 16), 31, 79),
+    ((1,), 1, 1), ((5,), 2, 64),
 ])
 def test_rows_and_channels_of_all_sizes(rows: tuple[int, ...], k: int, n: int) -> None:
     check_tactic(
@@ -58,6 +61,22 @@ def test_epilogues(epilogue: str, n: int) -> None:
         constants=range(1, min(count, 4)),
     )
     assert prepared.may_overwrite == ((4,) if count > 4 else ())
+
+
+@needs_jit
+@pytest.mark.parametrize(("rows", "dtype"), [
+    (1, torch.float32), (3, torch.float32), (7, torch.float32), (2, torch.bfloat16),
+])
+@pytest.mark.parametrize("n", [32, 45])
+def test_vectors_of_8(
+    rows: int, dtype: torch.dtype, n: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "machine", lambda: NARROW)
+    inputs = [*operands(rows, k=24, n=n, dtype=dtype), torch.randn(rows, n).to(dtype)]
+    check_tactic(
+        COMPILED, Matmul(transpose_b=True), inputs, f"add(gelu({BIASED}),i3)",
+        constants=[1, 2, 3],
+    )
 
 
 @needs_jit
