@@ -217,6 +217,11 @@ def _register_class(
         record_arguments(cls)
         return cls
     if issubclass(cls, Plugin):
+        if not isinstance(getattr(cls, "name", None), str):
+            raise PluginError(
+                name=cls.__qualname__, where="", reason="the class has no name",
+                remedy='Give it one: name = "namespace::name".',
+            )
         if not 1 <= len(cls.tactics) <= MOST_TACTICS:
             raise PluginError(
                 name=cls.name, where="", reason=f"it has {len(cls.tactics)} tactics",

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import torch2rt
+from torch2rt.capture.errors import CaptureError
 from torch2rt.errors import PluginError, PluginMissingError
 from torch2rt.network.dtype import DType
 from torch2rt.network.tensor import TensorType
@@ -228,6 +229,41 @@ def test_code_that_raises_is_named(tmp_path):
     with pytest.raises(PluginError, match=r"'t_classes::broken': configure raised RuntimeError: no "
                        r"memory; it was given \[float32\[2,2,8,8\]\], \[.*\], 'cpu', 'default'"):
         convert(nn.Sequential(nn.Conv2d(3, 2, 1), _Called(Broken())).eval(), tmp_path)
+
+
+@pytest.mark.parametrize(("method", "returns", "message"), [
+    ("formats", ["plain"], r"formats gave \['plain'\]\. Return pairs of lists"),
+    ("formats", [(["plain"], [])], r"formats gave .*one layout per tensor"),
+    ("workspace_bytes", -1, "workspace_bytes gave -1"),
+    ("workspace_bytes", 1.5, r"workspace_bytes gave 1\.5"),
+    ("serialize", "text", "serialize gave 'text', not bytes"),
+])
+def test_what_methods_return_is_checked(tmp_path, method, returns, message):
+    made = type("Odd", (Scale,), {
+        "name": "t_classes::odd", method: lambda self, *operands: returns,
+    })
+    torch2rt.plugin(made)
+    with pytest.raises(PluginError, match=rf"'t_classes::odd': {message}"):
+        convert(nn.Sequential(nn.Conv2d(3, 2, 1), _Called(made(2.0))).eval(), tmp_path)
+
+
+def test_attributes_that_are_not_plain_and_names_that_are_missing():
+    plugin = torch2rt.plugin(type("Tensors", (Scale,), {"name": "t_classes::tensors"}))(2.0)
+    plugin.weight = torch.ones(3)
+    with pytest.raises(PluginError, match=r"its attributes are not all plain .*Write serialize"):
+        plugin.serialize()
+    with pytest.raises(PluginError, match="'Nameless': the class has no name"):
+        torch2rt.plugin(type("Nameless", (torch2rt.Plugin,), {}))
+
+
+def test_types_that_cannot_be_told_are_its_own_affair(tmp_path):
+    made = type("Typeless", (Scale,), {
+        "name": "t_classes::typeless", "output_types": lambda self, inputs: 5,
+    })
+    torch2rt.plugin(made)
+    with pytest.raises(CaptureError, match=r"plugin 't_classes::typeless' does not run on tensors "
+                       r"without data \(TypeError.*\nLet output_types return"):
+        convert(nn.Sequential(nn.Conv2d(3, 2, 1), _Called(made(2.0))).eval(), tmp_path)
 
 
 @pytest.mark.parametrize("tactics", [(), ("a", "b", "c", "d")])

@@ -6,16 +6,17 @@ import abc
 import threading
 import weakref
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any, ClassVar
 
 from torch2rt.backends.buffer import Buffer
 from torch2rt.backends.spec import LayerSpec, Layout, LayoutChoice
 from torch2rt.backends.tactic import Call, Prepared, Refusal, Tactic, Unprepared, Weights
-from torch2rt.errors import PluginMissingError
+from torch2rt.errors import PluginError, PluginMissingError
 from torch2rt.extension.full import MOST_TACTICS, ClassDefinition
 from torch2rt.extension.full import Plugin as FullPlugin
 from torch2rt.extension.registry import PluginCall
-from torch2rt.extension.user_code import call_user
+from torch2rt.extension.user_code import call_user, described
 from torch2rt.layers.plugin import Plugin
 
 # Kinds of layers that are plugins.
@@ -92,10 +93,17 @@ class Enqueue(Tactic):
         found = call_user(
             plugin.name, "formats", plugin.formats, spec.inputs, spec.outputs, self.device
         )
-        return [
-            LayoutChoice(tuple(map(Layout, inputs)), tuple(map(Layout, outputs)))
-            for inputs, outputs in found
-        ]
+        try:
+            choices = [
+                LayoutChoice(tuple(map(Layout, inputs)), tuple(map(Layout, outputs)))
+                for inputs, outputs in found
+            ]
+        except (TypeError, ValueError) as error:
+            raise _wrong_formats(plugin.name, found) from error
+        counts = (len(spec.inputs), len(spec.outputs))
+        if any((len(choice.inputs), len(choice.outputs)) != counts for choice in choices):
+            raise _wrong_formats(plugin.name, found)
+        return choices
 
     def prepare(self, spec: LayerSpec, weights: Weights) -> Prepared:
         """An object configured for these operands."""
@@ -109,6 +117,11 @@ class Enqueue(Tactic):
         size = call_user(
             plugin.name, "workspace_bytes", plugin.workspace_bytes, spec.inputs, spec.outputs
         )
+        if not isinstance(size, Integral) or size < 0:
+            raise PluginError(
+                name=plugin.name, where="", reason=f"workspace_bytes gave {size!r}",
+                remedy="Return how many bytes a run needs",
+            )
         return Living(self.bound_to(plugin, spec, weights, int(size)), plugin)
 
     @abc.abstractmethod
@@ -116,6 +129,14 @@ class Enqueue(Tactic):
         self, plugin: FullPlugin, spec: LayerSpec, weights: Weights, workspace_bytes: int
     ) -> Prepared:
         """Code that calls ``enqueue``."""
+
+
+def _wrong_formats(name: str, found: object) -> PluginError:
+    return PluginError(
+        name=name, where="", reason=f"formats gave {described(found)}",
+        remedy='Return pairs of lists, for inputs and outputs, of "plain" and "channels_last": one '
+        "layout per tensor",
+    )
 
 
 def enqueue_tactics(base: type[Enqueue]) -> dict[str, type[Enqueue]]:

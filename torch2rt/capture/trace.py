@@ -159,7 +159,7 @@ class Tracer:
     def _explain(self, error: Exception, flat: FlatModel) -> CaptureError:
         if isinstance(error, NeedsDataError):
             return CaptureError(
-                model=self.name, where="", reason=str(error), remedy=error.REMEDY
+                model=self.name, where="", reason=str(error), remedy=error.remedy
             )
         where = _where(error, flat.model)
         text = str(error).strip()

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 from torch2rt.backends.spec import TensorSpec
+from torch2rt.errors import PluginError
 from torch2rt.extension.registry import Definition, PluginCall
+from torch2rt.extension.user_code import call_user, described
 from torch2rt.lazy_torch import torch
 from torch2rt.network.tensor import TensorType
 
@@ -120,7 +122,13 @@ class Plugin(abc.ABC):
 
     def serialize(self) -> bytes:
         """What `deserialize` makes an equal object of. Default: its attributes, if plain."""
-        return json.dumps(vars(self), sort_keys=True).encode()
+        try:
+            return json.dumps(vars(self), sort_keys=True).encode()
+        except (TypeError, ValueError) as error:
+            raise PluginError(
+                name=self.name, where="", reason=f"its attributes are not all plain ({error})",
+                remedy="Write serialize and deserialize",
+            ) from error
 
     @classmethod
     def deserialize(cls, data: bytes) -> Self:
@@ -148,11 +156,17 @@ class Plugin(abc.ABC):
 class ClassDefinition(Definition):
     """A registered subclass of `Plugin`."""
 
+    fake_remedy: ClassVar[str] = (
+        "Let output_types return a TensorType per output, whose sizes are numbers or symbols."
+    )
+
     cls: type[Plugin]
 
     def make(self, call: PluginCall) -> Plugin:
         """An object of its own."""
-        return self.cls.deserialize(base64.b64decode(call.state, validate=True))
+        data = base64.b64decode(call.state, validate=True)
+        made: Plugin = call_user(self.name, "deserialize", self.cls.deserialize, data)
+        return made
 
     def run(self, call: PluginCall, tensors: Sequence[TorchTensor]) -> list[TorchTensor]:
         """The reference."""
@@ -186,5 +200,11 @@ class ClassDefinition(Definition):
 
 
 def state_of(plugin: Plugin) -> str:
-    """An object as text."""
-    return base64.b64encode(plugin.serialize()).decode()
+    """An object as text. PluginError where `serialize` gives no bytes."""
+    data = call_user(plugin.name, "serialize", plugin.serialize)
+    if not isinstance(data, bytes):
+        raise PluginError(
+            name=plugin.name, where="", reason=f"serialize gave {described(data)}, not bytes",
+            remedy="Return bytes, of which deserialize makes an equal object",
+        )
+    return base64.b64encode(data).decode()

@@ -170,7 +170,7 @@ def _results_without_data(
     name: str, count: int, body: Callable[..., Any], *args: Any, **kwargs: Any
 ) -> Any:
     """What a body gives on tensors without data. PluginError unless it is ``count`` tensors."""
-    found = call_without_data(name, body, *args, **kwargs)
+    found = call_without_data(name, lambda: body(*args, **kwargs))
     results = [found] if count == 1 else as_list(found)
     if len(results) == count and all(isinstance(item, torch.Tensor) for item in results):
         return found

@@ -27,7 +27,10 @@ def _run(tensors: list[torch.Tensor], name: str, state: str) -> list[torch.Tenso
 
 
 def _fake(tensors: list[torch.Tensor], name: str, state: str) -> list[torch.Tensor]:
-    found = call_without_data(name, _definition(name).fake, PluginCall((), state), tensors)
+    definition = _definition(name)
+    found = call_without_data(
+        name, lambda: definition.fake(PluginCall((), state), tensors), definition.fake_remedy
+    )
     return _own(found, tensors)
 
 

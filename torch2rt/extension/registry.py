@@ -6,10 +6,11 @@ import abc
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch2rt.errors import PluginMissingError, RegistrationError
 from torch2rt.extension.implementations import Implementations
+from torch2rt.extension.user_code import GIVE_FAKE
 
 if TYPE_CHECKING:
     from torch import Tensor as TorchTensor
@@ -30,6 +31,9 @@ class PluginCall:
 @dataclass(frozen=True)
 class Definition(abc.ABC):
     """A registered plugin. ``package`` is the module that registers it, ``source`` where."""
+
+    # What a user does whose plugin gives no outputs for tensors without data.
+    fake_remedy: ClassVar[str] = GIVE_FAKE
 
     name: str
     version: str

@@ -16,25 +16,32 @@ _FAKE_FAILURES = (
 
 
 class NeedsDataError(RuntimeError):
-    """A plugin's code does not run on tensors without data. Captures tell of it, with REMEDY."""
+    """A plugin's code does not run on tensors without data. Captures tell of it, with a remedy."""
 
-    REMEDY = (
-        "Give plugin(..., fake=...): a function of the same parameters that returns empty tensors "
-        "of the outputs' shapes and dtypes."
-    )
+    def __init__(self, reason: str, remedy: str) -> None:
+        super().__init__(reason)
+        self.remedy = remedy
 
 
-def call_without_data(name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """``function(*args, **kwargs)`` on tensors without data. NeedsDataError where it cannot."""
+GIVE_FAKE = (
+    "Give plugin(..., fake=...): a function of the same parameters that returns empty tensors of "
+    "the outputs' shapes and dtypes."
+)
+
+
+def call_without_data(
+    name: str, function: Callable[[], Any], remedy: str = GIVE_FAKE
+) -> Any:
+    """``function()`` on tensors without data. NeedsDataError where it cannot."""
     try:
-        return function(*args, **kwargs)
+        return function()
     except Torch2rtError:
         raise
     except _FAKE_FAILURES as error:
         lines = str(error).strip().splitlines() or [""]
         raise NeedsDataError(
             f"plugin {name!r} does not run on tensors without data "
-            f"({type(error).__name__}: {lines[0]})"
+            f"({type(error).__name__}: {lines[0]})", remedy,
         ) from error
 
 
