@@ -28,6 +28,7 @@ from torch2rt.backends.cpu.vnni.driver import driver_kernel
 from torch2rt.backends.cpu.vnni.epilogue import epilogue_of, refusal_reason
 from torch2rt.backends.cpu.vnni.field import Entry, Field
 from torch2rt.backends.cpu.vnni.kernel import LANES, TileKernel, tile_kernel
+from torch2rt.backends.cpu.vnni.table import bound_table
 from torch2rt.backends.cpu.vnni.tile import Geometry, Span, Tile, geometry, tiles
 from torch2rt.backends.cpu.vnni.weights import constant_operand, packed_weights, start_of_sums
 from torch2rt.backends.spec import LayerSpec, Layout, LayoutChoice
@@ -268,20 +269,11 @@ class BytesPrepared(Prepared):
     ) -> Sequence[Call]:
         """One call."""
         numbers = self.numbers.copy()
-        table: Array = np.zeros(1 + len(self.operands) + len(self.behind), np.int64)
+        table = bound_table(self.operands, self.behind, inputs, outputs)
         numbers[Field.table] = address_of(table)
         if self.workspace_bytes:
             numbers[Field.source] = workspace
             follow(inputs[0], numbers, Field.given)
         else:
             follow(inputs[0], numbers, Field.source)
-        follow(outputs[0], table, 0)
-        further = inputs[len(inputs) - len(self.operands) :]
-        for position, (buffer, operand) in enumerate(zip(further, self.operands, strict=True), 1):
-            if operand is None:
-                follow(buffer, table, position)
-            else:
-                table[position] = address_of(operand)
-        for position, array in enumerate(self.behind, 1 + len(self.operands)):
-            table[position] = address_of(array)
         return [(ParallelCall(self.driver, self.threads, numbers, (self, table)), ())]
