@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from torch2rt.kernels.cuda.convolution_shape import ConvolutionShape, Operand
 
 _ACCESS = r"""
@@ -74,18 +76,37 @@ def extra_arguments(shape: ConvolutionShape) -> str:
     return "".join(f", e{number}" for number in range(1, len(shape.extras) + 1))
 
 
-def finish_function(shape: ConvolutionShape) -> str:
+def channel_extras(shape: ConvolutionShape, most: int) -> tuple[int, ...]:
+    """Numbers of the first epilogue operands with one value per channel, ``most`` of them."""
+    numbers = [
+        number for number, extra in enumerate(shape.extras, 1)
+        if extra.strides[1] and not any(extra.strides[:1] + extra.strides[2:])
+    ]
+    return tuple(numbers[:most])
+
+
+def read_channels_call(shape: ConvolutionShape, number: int, target: str, channel: str) -> str:
+    """C++ that reads V values of an operand from a channel on, of the pixel at hand."""
+    extra = shape.extras[number - 1]
+    return (
+        f"read_channels<V, {extra.vector}, {extra.strides[1]}, FILTERS>"
+        f"({target}, e{number} + {_offset(extra, channel)}, {channel});"
+    )
+
+
+def finish_function(shape: ConvolutionShape, held: Collection[int] = ()) -> str:
     """C++ of ``finish<V>(sums, n, d, h, w, c, out, e1...)``: V channels from c on of one pixel.
 
-    c is a multiple of V. Channels beyond the last are left out.
+    c is a multiple of V. Channels beyond the last are left out. Values of the operands ``held``
+    are given at the end, as ``float v1[V]``, for kernels that keep them in registers.
     """
-    reads, names = [], []
-    for number, extra in enumerate(shape.extras, 1):
-        reads.append(
-            f"    float v{number}[V];\n"
-            f"    read_channels<V, {extra.vector}, {extra.strides[1]}, FILTERS>"
-            f"(v{number}, e{number} + {_offset(extra)}, c);"
-        )
+    reads, names, given = [], [], ""
+    for number in range(1, len(shape.extras) + 1):
+        if number in held:
+            given += f", const float (&v{number})[V]"
+        else:
+            read = read_channels_call(shape, number, f"v{number}", "c")
+            reads.append(f"    float v{number}[V];\n    {read}")
         names.append(f" i{number} = v{number}[i];")
     declared = "".join(f" const float{name}" for name in names)
     made = "i8" if shape.out.type == "i8" else "float"
@@ -93,7 +114,7 @@ def finish_function(shape: ConvolutionShape) -> str:
 template <int V>
 T2R_DEVICE void finish(
     const float (&sums)[V], int n, int d, int h, int w, int c,
-    Result* __restrict__ out{extra_parameters(shape)}
+    Result* __restrict__ out{extra_parameters(shape)}{given}
 ) {{
 {chr(10).join(reads)}
     {made} results[V];
@@ -108,9 +129,9 @@ T2R_DEVICE void finish(
 """
 
 
-def _offset(operand: Operand) -> str:
+def _offset(operand: Operand, channel: str = "c") -> str:
     terms = [
         f"(Index){name} * {stride}"
-        for name, stride in zip("ncdhw", operand.strides, strict=True) if stride
+        for name, stride in zip(("n", channel, *"dhw"), operand.strides, strict=True) if stride
     ]
     return f"({' + '.join(terms)})" if terms else "0"

@@ -4,7 +4,8 @@ Idea: the lanes of a warp (or of a block) share a row and hold it in registers: 
 mean square of the differences, both in float32, then the result. Where the row is short enough,
 scale and shift stay in registers too, loaded before the kernel waits for the one ahead of it; a
 warp goes from row to row and loads the next one early. Rows too long for registers are read three
-times. Moves: x once, y once. All architectures.
+times. An epilogue without operands may round the result to 8 bits. Moves: x once, y once. All
+architectures.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from torch2rt.kernels.cuda.lanes import LANES
-from torch2rt.kernels.cuda.operands import VALUES
+from torch2rt.kernels.cuda.operands import VALUES, Epilogue
 from torch2rt.kernels.cuda.prelude import PRELUDE
 from torch2rt.kernels.cuda.strided import Axis, constants, walk_function
 
@@ -85,7 +86,7 @@ layer_norm(const X* x, Y* y@PARAMETERS@, u64 rows) {
 #pragma unroll
             for (int j = 0; j < V; j++) result[j] = (now[j] - mean) * scale;
             @AFFINE@
-            store_values<A, Y, V>(y + o.y + place(k), result);
+            @STORE@
         }
     }
 }
@@ -111,7 +112,7 @@ class LayerNormProblem:
 
     ``lanes`` share a row: a power of two up to 32, or the whole block of ``threads``. ``weight``
     and ``bias`` are C++ types, or None. ``is_affine_ready``: they are constants, and may be read
-    before the kernel waits.
+    before the kernel waits. ``y_type`` is that of x unless given; ``epilogue`` has no operands.
     """
 
     x_type: str
@@ -127,6 +128,8 @@ class LayerNormProblem:
     bias: str | None
     is_affine_ready: bool
     index: str = "unsigned"
+    y_type: str | None = None
+    epilogue: Epilogue | None = None
 
     @property
     def held(self) -> int:
@@ -154,6 +157,7 @@ def layer_norm_source(problem: LayerNormProblem) -> str:
     text = text.replace("@KEEP@", keep if problem.keeps_affine else "")
     text = text.replace("@EACH@", _EACH_HELD if problem.held else _EACH_READ)
     text = text.replace("@AFFINE@", "".join(_affine(name, problem) for name, _ in terms))
+    text = text.replace("@STORE@", _store(problem))
     numbers = constants(
         V=problem.vector, COUNT=problem.lanes, THREADS=problem.threads, LENGTH=problem.length,
         VECTORS=problem.length // problem.vector, HELD=max(1, problem.held),
@@ -161,11 +165,21 @@ def layer_norm_source(problem: LayerNormProblem) -> str:
     )
     return "".join([
         PRELUDE, VALUES, LANES,
-        f"typedef {problem.x_type} X;\ntypedef {problem.x_type} Y;\n"
+        f"typedef {problem.x_type} X;\ntypedef {problem.y_type or problem.x_type} Y;\n"
         f"typedef {problem.accumulator} A;\ntypedef {problem.index} INDEX;\n",
         numbers, f"#define EPS {problem.eps!r}\n",
-        walk_function("at", problem.rows, ("x", "y"), problem.index), text,
+        walk_function("at", problem.rows, ("x", "y"), problem.index),
+        problem.epilogue.function(problem.accumulator) if problem.epilogue is not None else "",
+        text,
     ])
+
+
+def _store(problem: LayerNormProblem) -> str:
+    if problem.epilogue is None:
+        return "store_values<A, Y, V>(y + o.y + place(k), result);"
+    return (problem.epilogue.apply("result", [], problem.vector)
+            + f"\n            store_values<{problem.epilogue.result}, Y, V>"
+            "(y + o.y + place(k), stored);")
 
 
 def _affine(name: str, problem: LayerNormProblem) -> str:

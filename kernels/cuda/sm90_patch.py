@@ -16,12 +16,16 @@ without swizzling.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch2rt.kernels.cuda.convolution_finish import (
+    channel_extras,
     extra_arguments,
     extra_parameters,
     finish_function,
+    read_channels_call,
 )
-from torch2rt.kernels.cuda.convolution_shape import axis_constants
+from torch2rt.kernels.cuda.convolution_shape import ConvolutionShape, axis_constants
 from torch2rt.kernels.cuda.prelude import PRELUDE
 from torch2rt.kernels.cuda.sm90_cells import cells_source
 from torch2rt.kernels.cuda.sm90_patch_plan import STEP_CELLS, THREADS, Sm90PatchPlan
@@ -29,6 +33,8 @@ from torch2rt.kernels.cuda.sm90_patch_plan import STEP_CELLS, THREADS, Sm90Patch
 NAME = "t2r_sm90_patch"
 # Products of bytes whose sum stays below 2^22, which converts to float at full rate.
 _MOST_SMALL_TERMS = 256
+# For values per channel, which would otherwise be read for every pixel.
+_HELD_REGISTERS = 32
 
 
 def sm90_patch_source(plan: Sm90PatchPlan) -> str:
@@ -44,6 +50,7 @@ def sm90_patch_source(plan: Sm90PatchPlan) -> str:
         "CHANNELS_LAST": int(shape.x.strides[1] == 1 and shape.in_channels > 1),
         "LEADING_BYTES": 16 if plan.is_stem else plan.plane_cells * 16,
     }
+    held = channel_extras(shape, _HELD_REGISTERS // (plan.filters // 4))
     small = shape.taps * shape.in_channels <= _MOST_SMALL_TERMS
     convert = "t2r_small_to_float(sum)" if plan.type == "i8" and small else "(float)sum"
     source: str = (
@@ -51,14 +58,35 @@ def sm90_patch_source(plan: Sm90PatchPlan) -> str:
         + "".join(f"constexpr int {name} = {value};\n" for name, value in constants.items())
         + cells_source(plan.type, plan.filters)
         + f"T2R_DEVICE float summed(Sum sum) {{ return {convert}; }}\n"
-        + _multiply(plan) + finish_function(shape)
+        + _multiply(plan) + finish_function(shape, held)
         + (_STEM if plan.is_stem else _DEEP)
         + _KERNEL.replace("@NAME", NAME).replace("@THREADS", str(THREADS))
         .replace("@BLOCKS", str(plan.blocks))
         .replace("@PARAMETERS", extra_parameters(shape))
-        .replace("@ARGUMENTS", extra_arguments(shape))
+        .replace("@ARGUMENTS", extra_arguments(shape) + "".join(
+            f", held{number}[j / 4]" for number in held
+        ))
+        .replace("@HOLD", _hold(shape, held))
     )
     return source
+
+
+def _hold(shape: ConvolutionShape, held: Sequence[int]) -> str:
+    """C++ that reads per-channel operands once: a thread's filters are the same in all products."""
+    declared = "".join(f"    float held{number}[BN / 32][8];\n" for number in held)
+    reads = "\n".join(
+        f"        {read_channels_call(shape, number, f'held{number}[group]', 'filter')}"
+        for number in held
+    )
+    if not held:
+        return ""
+    return f"""{declared}#pragma unroll
+    for (int group = 0; group < BN / 32; group++) {{
+        constexpr int V = 8;
+        const int filter = group * 32 + t * 8;
+{reads}
+    }}
+"""
 
 
 def _multiply(plan: Sm90PatchPlan) -> str:
@@ -158,7 +186,7 @@ extern "C" __global__ void __launch_bounds__(@THREADS, @BLOCKS) @NAME(
     for (int i = threadIdx.x; i < WEIGHT_CELLS; i += @THREADS)
         copy_cell(weights + i * 16, weight + i, true);
     t2r_wait();
-    int tile = blockIdx.x, buffer = 0;
+@HOLD    int tile = blockIdx.x, buffer = 0;
     if (tile < TILES) copy_tile(patches, x, tile);
     for (; tile < TILES; tile += gridDim.x) {
         const int next = tile + gridDim.x;

@@ -28,7 +28,7 @@ from torch2rt.backends.cuda.triton.operands import (
     result_bytes,
 )
 from torch2rt.backends.cuda.triton.tensor_map import Matrix
-from torch2rt.backends.cuda.triton.tiles import Tile, Work, product_rate
+from torch2rt.backends.cuda.triton.tiles import Tile, Work, dot_precision, product_rate
 from torch2rt.backends.spec import LayerSpec, TensorSpec
 from torch2rt.backends.tactic import Prepared, Refusal, Unprepared, Weights
 from torch2rt.layers.convolution import Convolution
@@ -62,8 +62,8 @@ class Window:
 
     @property
     def precision(self) -> str:
-        """How float32 operands are multiplied."""
-        return "tf32" if self.is_tf32 else "ieee"
+        """How operands are multiplied."""
+        return dot_precision(self.dtype, self.is_tf32)
 
     @property
     def pixels(self) -> int:

@@ -26,7 +26,7 @@ from torch2rt.backends.cuda.triton.operands import (
     result_bytes,
 )
 from torch2rt.backends.cuda.triton.tensor_map import Matrix
-from torch2rt.backends.cuda.triton.tiles import Tile, Work, product_rate
+from torch2rt.backends.cuda.triton.tiles import Tile, Work, dot_precision, product_rate
 from torch2rt.backends.spec import LayerSpec
 from torch2rt.backends.tactic import Prepared, Refusal, Weights
 from torch2rt.network.dtype import DType
@@ -61,8 +61,8 @@ class Product:
 
     @property
     def precision(self) -> str:
-        """How float32 operands are multiplied."""
-        return "tf32" if self.is_tf32 else "ieee"
+        """How operands are multiplied."""
+        return dot_precision(self.dtype, self.is_tf32)
 
     def work(self) -> Work:
         """What the model of time looks at."""
