@@ -57,6 +57,15 @@ class LoweringError(Torch2rtError):
     template = "lowering {op} at {where}: {reason}. This is a bug of the rule; please report it."
 
 
+class ConverterError(Torch2rtError):
+    """A user's converter rule does something that it must not."""
+
+    template = (
+        "converter rule {rule} of {op} at {where}: {reason}. It is given (lowering, {given}); what "
+        "it cannot convert it leaves to torch by raising torch2rt.layers.rules.Unsupported."
+    )
+
+
 class NetworkError(Torch2rtError):
     """A network breaks one of the invariants of `torch2rt.network.verify`."""
 

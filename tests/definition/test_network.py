@@ -12,6 +12,7 @@ from torch.nn import functional
 
 import torch2rt
 from torch2rt.backends.reference.executor import run_network
+from torch2rt.build.timing_cache import TimingCache
 from torch2rt.errors import ConfigError, DefinitionError
 from torch2rt.network.verify import verify
 
@@ -212,3 +213,28 @@ def test_weights_of_8_bits(tmp_path) -> None:
     pool.mark_output(pool.add_pooling(pool.add_input("x", (1, 2, 4, 4)), "max", 2))
     bare = pool.build(precision="int8_weights", timing_cache=tmp_path / "t.jsonl")
     assert bare.precision == "fp32"
+
+
+def test_tensors_of_other_networks_and_names_that_are_taken_are_refused():
+    network, other = torch2rt.Network("one"), torch2rt.Network("other")
+    x, foreign = network.add_input("x", (2, 3)), other.add_input("x", (2, 3))
+    with pytest.raises(DefinitionError, match="there is an input of this name already"):
+        network.add_input("x", (4,))
+    for use in (
+        lambda: network.add_activation(foreign, "relu"), lambda: network.mark_output(foreign, "y"),
+        lambda: network.add_elementwise(x, foreign, "add"),
+    ):
+        with pytest.raises(DefinitionError, match=r"float32\[2,3\] is a tensor of another network"):
+            use()
+
+
+@pytest.mark.parametrize(("profile", "reason"), [
+    ({"x": (2, 4)}, r"input x has shape \(2, 4\), expected \(2, 3\)"),
+    ({"x": (2,)}, "shorter"), ({"q": (2, 3)}, "it names q"), ({}, "it names "),
+])
+def test_profiles_that_do_not_fit_are_refused(profile, reason):
+    network = torch2rt.Network("one")
+    network.mark_output(network.add_activation(network.add_input("x", ("n", 3)), "relu"))
+    with pytest.raises(ConfigError, match=rf"(?s)profiles=.*{reason}.*Give a shape for each input "
+                       r"\(x: float32\[n,3\]\)"):
+        network.build(profiles=[profile], timing_cache=TimingCache())

@@ -11,7 +11,7 @@ from torch import nn
 import torch2rt
 from torch2rt.backends.reference.executor import run_network
 from torch2rt.capture.export import capture
-from torch2rt.errors import ConfigError, RegistrationError
+from torch2rt.errors import ConfigError, ConverterError, RegistrationError
 from torch2rt.extension.converter import remove_converter
 from torch2rt.layers.rules import Unsupported
 from torch2rt.lower import lower
@@ -108,3 +108,16 @@ def _second(lowering, input):
 def test_what_is_no_operator(target):
     with pytest.raises(ConfigError, match="no operator"):
         torch2rt.converter(target)
+
+
+@pytest.mark.parametrize(("rule", "reason"), [
+    (lambda lowering, x: x, r"it raised TypeError: .*'input'"),
+    (lambda lowering, input: None, "it returned None, not tensors of the network"),
+    (lambda lowering, input: lowering.pointwise("frobnicate", input), "it raised "),
+    (lambda lowering, input: 1 / 0, "it raised ZeroDivisionError: division by zero"),
+])
+def test_what_a_users_rule_does_wrong_is_told_as_its_own(rule, reason):
+    torch2rt.converter(RELU)(rule)
+    with pytest.raises(ConverterError, match=rf"converter rule .*<lambda> of aten\.relu\.default "
+                       rf"at .*: {reason}.*\. It is given \(lowering, input\)"):
+        lower(capture(Model(), (torch.randn(2, 3),), {}))

@@ -37,6 +37,8 @@ class Base:
     ) -> Tensor:
         """A new input; names among its sizes are open axes."""
         type = TensorType(tuple(self._dim(size) for size in shape), self._dtype(dtype))
+        if name in self.graph.inputs:
+            raise DefinitionError(layer=name, reason="there is an input of this name already")
         return self.graph.add_input(name, type)
 
     def add_constant(self, value: Value, name: str = "constant") -> Tensor:
@@ -45,6 +47,7 @@ class Base:
         A tensor of the network is returned as it is.
         """
         if isinstance(value, Tensor):
+            self._check_own(value, name)
             return value
         if hasattr(value, "detach"):  # a tensor of torch, which numpy may not be able to hold
             from torch2rt.torch_values import constant_from_torch
@@ -58,6 +61,7 @@ class Base:
 
     def mark_output(self, tensor: Tensor, name: str = "output") -> None:
         """Make a tensor an output of the network."""
+        self._check_own(tensor, name)
         try:
             self.graph.add_output(name, tensor)
         except ValueError as error:
@@ -73,6 +77,12 @@ class Base:
             )
         except (ValueError, TypeError, IndexError) as error:
             raise DefinitionError(layer=title, reason=str(error)) from error
+
+    def _check_own(self, tensor: Tensor, user: str) -> None:
+        """DefinitionError for a tensor of another network."""
+        name = tensor.name
+        if not self.graph.has_tensor(name) or self.graph.tensor(name) is not tensor:
+            raise DefinitionError(layer=user, reason=f"{tensor} is a tensor of another network")
 
     def _one(self, kind: LayerKind, *inputs: Value, name: str | None = None) -> Tensor:
         return self.add_layer(kind, *inputs, name=name).output

@@ -40,7 +40,7 @@ class Options:
     precision: str
     device: str
     profiles: Sequence[Mapping[str, Sequence[int]]]
-    timing_cache: str | os.PathLike[str] | None
+    timing_cache: str | os.PathLike[str] | TimingCache | None
     threads: int | None
     tune_budget_s: float | None
     verify: bool
@@ -67,10 +67,12 @@ def build_network(graph: Network, options: Options) -> Engine:
     network, oracle = copy_network(graph), copy_network(graph)
     log = optimize(network, target=backend.name)
     precision = _set_precision(network, config.precision, log, backend.name)
-    symbols = [bind_symbols(network, p.shapes) for p in config.profiles] or [_smallest(network)]
-    path = Path(options.timing_cache) if options.timing_cache else default_timing_cache()
+    symbols = [_sizes(network, p.shapes) for p in config.profiles] or [_smallest(network)]
+    cache = options.timing_cache
+    if not isinstance(cache, TimingCache):
+        cache = TimingCache(Path(cache) if cache is not None else default_timing_cache())
     engine = build_engine(
-        network, symbols, backend, TimingCache(path), precision=precision,
+        network, symbols, backend, cache, precision=precision,
         budget_s=config.tune_budget_s,
         report={
             "fired": [[f.rule, f.layer, f.where] for f in log.fired],
@@ -113,6 +115,21 @@ def _verify(engine: Engine, oracle: Network, symbols: Mapping[str, int]) -> None
     engine.report["verified"] = verify_engine(
         engine, oracle, list(inputs.values()), list(expected.values()), "random inputs"
     )
+
+
+def _sizes(network: Network, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    """The open sizes of a profile. ConfigError where it does not fit the inputs."""
+    wanted = {name: tensor.type for name, tensor in network.inputs.items()}
+    try:
+        if set(shapes) != set(wanted):
+            raise ValueError(f"it names {', '.join(sorted(shapes))}")
+        return bind_symbols(network, shapes)
+    except ValueError as error:
+        inputs = ", ".join(f"{name}: {type}" for name, type in wanted.items())
+        raise ConfigError(
+            option="profiles", value=dict(shapes), reason=str(error),
+            remedy=f"Give a shape for each input ({inputs}).",
+        ) from error
 
 
 def _smallest(network: Network) -> dict[str, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 
+from torch2rt.build.timing_cache import TimingCache
 from torch2rt.definition.matrices import MatrixLayers
 from torch2rt.definition.plugins import PluginLayers
 from torch2rt.definition.pointwise import PointwiseLayers
@@ -34,7 +35,7 @@ class Network(PointwiseLayers, WindowLayers, MatrixLayers, PluginLayers):
         precision: str = "fp32",
         device: str = "cpu",
         profiles: Sequence[Mapping[str, Sequence[int]]] = (),
-        timing_cache: str | os.PathLike[str] | None = None,
+        timing_cache: str | os.PathLike[str] | TimingCache | None = None,
         threads: int | None = None,
         tune_budget_s: float | None = None,
         verify: bool = True,

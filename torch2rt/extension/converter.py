@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from torch2rt.errors import ConfigError
-from torch2rt.layers.rules import Rule, remove_user_rule, user_rule
+from torch2rt.errors import ConfigError, ConverterError, Torch2rtError
+from torch2rt.extension.function import source_of
+from torch2rt.layers.rules import Rule, Unsupported, remove_user_rule, user_rule
+from torch2rt.network.tensor import Tensor
+
+if TYPE_CHECKING:
+    from torch2rt.lower import Lowering
 
 
 def converter(*targets: object) -> Callable[[Rule], Rule]:
@@ -39,10 +45,34 @@ def converter(*targets: object) -> Callable[[Rule], Rule]:
 
     def register(function: Rule) -> Rule:
         for name in names:
-            user_rule(name, function)
+            user_rule(name, _told(name, function), source_of(function))
         return function
 
     return register
+
+
+def _told(name: str, function: Rule) -> Rule:
+    """The rule; what it raises, and what it must not return, is told as its own."""
+
+    def call(lowering: Lowering, **given: Any) -> Tensor | list[Tensor]:
+        try:
+            found = function(lowering, **given)
+        except (Unsupported, Torch2rtError):
+            raise
+        except Exception as error:  # whatever it is, it is the rule's
+            raise _error(f"it raised {type(error).__name__}: {error}", lowering, given) from error
+        results = found if isinstance(found, list | tuple) else [found]
+        if not all(isinstance(item, Tensor) for item in results):
+            raise _error(f"it returned {found!r}, not tensors of the network", lowering, given)
+        return found
+
+    def _error(reason: str, lowering: Lowering, given: Mapping[str, Any]) -> ConverterError:
+        return ConverterError(
+            rule=source_of(function), op=name, where=lowering.origin, reason=reason,
+            given=", ".join(given),
+        )
+
+    return call
 
 
 def remove_converter(*targets: object) -> None:
