@@ -1,23 +1,26 @@
 """What 8 bits leave of networks with their real ImageNet weights, on photos.
 
-    python tests/bench/int8_accuracy.py [--models mobilenet_v2] [--every 3] [--batches 5]
+    python tests/bench/int8_accuracy.py [--models mobilenet_v2] [--every 3] [--batches 12]
 
-All photos of scikit-image and scikit-learn in crops and flips, in two halves of different photos:
-calibrated on one half and tested on the other, then the other way round, so that every photo is
-tested and none was calibrated on. Writes results/int8_accuracy_<date>.csv: top-1 agreement with
-the float32 model and the signal-to-noise ratio of the logits, for plain min-max ranges, for every
-method and for the corrections. Last the small ResNet of examples/07_mnist_int8.py on held-out
-digits, at every precision, calibrated by entropy.
+All photos of scikit-image and scikit-learn in crops and flips, in two halves: calibrated on one
+half and tested on the other, then the other way round, so that every image is tested and none was
+calibrated on. The halves are crops of the same photos; for some rows they are of other photos.
+Writes results/int8_accuracy_<date>.csv: top-1 agreement with the float32 model and the
+signal-to-noise ratio of the logits, for plain min-max ranges, for every method, for what is
+corrected, and for the default, which leaves in float the layers that lose most; then the time of
+three engines, at one image: the least of many runs, in turns. Last the small ResNet of
+examples/07_mnist_int8.py on held-out digits, at every precision, calibrated by entropy.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import dataclasses
 import importlib.util
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
 from datetime import date
 from pathlib import Path
@@ -38,21 +41,18 @@ from tqdm import tqdm  # noqa: E402
 import torch2rt  # noqa: E402
 from torch2rt.bench.machine import machine_card  # noqa: E402
 from torch2rt.build.timing_cache import TimingCache  # noqa: E402
+from torch2rt.quantize.table import CalibrationTable  # noqa: E402
 
 MODELS = {
     "mobilenet_v2": lambda: mobilenet()[0],
     "efficientnet_lite0": lambda: bench_models.efficientnet_lite0()[0],
 }
 MNIST = "mnist_small_resnet"
-METHODS = ("minmax", "entropy", "entropy_doubling", "percentile", "mse")
-ALL = {"*": "int8"}  # whatever is faster
-RANGES_ONLY: tuple[str, ...] = ()
-CORRECTIONS: dict[str, tuple[str, ...]] = {
-    "percentile, rounding (default)": ("rounding",),
-    "percentile, biases": ("bias_correction",),
-    "percentile, equalized, rounding": ("equalize", "rounding"),
-}
+ALL = {"*": "int8"}
+METHODS = ("minmax", "percentile", "mse", "entropy")  # plain, from the default's histograms
+DEFAULT = "default"
 _BATCH = 10
+_ROUNDS, _RUNS = 12, 20
 
 
 @dataclass(frozen=True)
@@ -62,15 +62,17 @@ class Row:
     model: str
     quantized_by: str
     images: int
-    agreement: float
-    sqnr_db: float | None
-    convert_s: float | None
+    agreement: float | None = None
+    sqnr_db: float | None = None
+    convert_s: float | None = None
+    layers_in_float: str = ""
+    time_ms: float | None = None
     accuracy: float | None = None
 
 
 @dataclass
 class Half:
-    """One half of the photos: what is tested, and what is calibrated on."""
+    """What is tested, and what is calibrated on."""
 
     images: torch.Tensor
     wanted: torch.Tensor
@@ -81,9 +83,10 @@ def main() -> None:
     """Parse arguments, measure, write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="+", default=[*MODELS, MNIST], choices=[*MODELS, MNIST])
-    parser.add_argument("--every", type=int, default=1, help="tests every n-th crop")
+    parser.add_argument("--every", type=int, default=1, help="tests every n-th image")
     parser.add_argument("--batches", type=int, help="calibrates on so many batches of 10")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--no-times", action="store_true", help="measures no times")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     torch.manual_seed(0)
@@ -95,12 +98,10 @@ def main() -> None:
         if name == MNIST:
             found = digits()
         else:
-            model = MODELS[name]().to(arguments.device)
-            found = measure(name, model, arguments.every, arguments.batches)
+            found = measure(name, arguments)
         for row in found:
             rows.append(row)
-            print(f"{row.model:<20} {row.quantized_by:<32} agreement {row.agreement:.2%}  "
-                  f"SQNR {row.sqnr_db} dB, accuracy {row.accuracy}", flush=True)
+            print(row, flush=True)
             write(target, rows)
 
 
@@ -116,46 +117,102 @@ def digits() -> Iterator[Row]:
     train, test = example.digits()
     for one in example.compare(example.trained(train, example.EPOCHS), train, test, rounds=1):
         agreement = 1 - one.changed / one.total
-        yield Row(MNIST, one.name, one.total, agreement, None, None, one.accuracy)
+        yield Row(MNIST, one.name, one.total, agreement, accuracy=one.accuracy)
 
 
-def measure(name: str, model: nn.Module, every: int, batches: int | None) -> Iterator[Row]:
+def measure(name: str, arguments: argparse.Namespace) -> Iterator[Row]:
     """Rows of one network."""
-    cache = TimingCache()
+    model = MODELS[name]().to(arguments.device)
     fast: dict[str, Any] = {
-        "timing_cache": cache, "progress": False, "tune_budget_s": 0.0, "verify": False,
+        "timing_cache": TimingCache(), "progress": False, "tune_budget_s": 0.0, "verify": False,
     }
-    example = photos.fold_samples(0)[:1]
-    exact = torch2rt.convert(model, example, **fast)
-    halves = [half(exact, fold, every, batches) for fold in (0, 1)]
-    tables: dict[int, Any] = {}
+    near = halves_of(model, arguments, fast, is_far=False)
+    far = halves_of(model, arguments, fast, is_far=True)
+    tables: dict[str, list[CalibrationTable]] = {}
     for label, options in contenders():
         start = time.perf_counter()
-        engines = []
+        engines, halves = [], far if options.get("is_far") else near
         for index, one in enumerate(halves):
-            given: dict[str, Any] = {"calibration": one.calibration, **options}
-            if index in tables and options["quantize_with"] == RANGES_ONLY:
-                given = {"calibration": tables[index].with_method(options["calibration_method"])}
-            engines.append(torch2rt.convert(model, example, precision=ALL, **given, **fast))
-            tables[index] = engines[-1].calibration_table
+            given = tables[options["of"]][index] if "of" in options else None
+            engines.append(torch2rt.convert(
+                model, one.images[:1], precision=options.get("precision", ALL),
+                calibration=options["change"](given) if given is not None else one.calibration,
+                **fast,
+            ))
+        tables[label] = [engine.calibration_table for engine in engines]
         elapsed = time.perf_counter() - start
         got = torch.cat([run(e, one.images) for e, one in zip(engines, halves, strict=True)])
-        yield row(name, label, got, torch.cat([one.wanted for one in halves]), elapsed)
+        wanted = torch.cat([one.wanted for one in halves])
+        counts = [str(len(engine.engine.report.get("floats", {}))) for engine in engines]
+        yield row(name, label, got, wanted, elapsed, " and ".join(counts))
+    if not arguments.no_times:
+        yield from times(name, model, near[0].images[:1], tables[DEFAULT][0])
 
 
-def contenders() -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Names, and the options of `convert`; ranges alone first, whose histograms are shared."""
+def contenders() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Names, and how a network is converted; ``of`` names one whose tables are used, changed."""
+    yield DEFAULT, {"precision": "int8"}
+    yield "default, all in 8 bits", {
+        "of": DEFAULT, "change": lambda table: dataclasses.replace(table, floats={}),
+    }
     for method in METHODS:
-        yield method, {"calibration_method": method, "quantize_with": RANGES_ONLY}
-    for label, corrections in CORRECTIONS.items():
-        yield label, {"calibration_method": "percentile", "quantize_with": corrections}
+        yield method, {"of": DEFAULT, "change": _by(method)}
+    far = f"{DEFAULT}, other photos"
+    yield far, {"precision": "int8", "is_far": True}
+    yield "minmax, other photos", {"of": far, "change": _by("minmax"), "is_far": True}
 
 
-def half(exact: nn.Module, fold: int, every: int, batches: int | None) -> Half:
-    """The photos of a fold are tested, those of the other calibrate."""
-    images = photos.fold_samples(fold)[::every]
-    calibration = photos.calibration_batches(1 - fold, _BATCH)[:batches]
-    return Half(images, run(exact, images), calibration)
+def _by(method: str) -> Callable[[CalibrationTable], CalibrationTable]:
+    """What makes of a table that of a method, with nothing corrected."""
+    return lambda table: table.with_method(method)
+
+
+def halves_of(
+    model: nn.Module, arguments: argparse.Namespace, fast: dict[str, Any], *, is_far: bool
+) -> list[Half]:
+    """Both halves: every second crop of each photo and the other ones, or of other photos."""
+    images = torch.stack([photos.samples(photo) for fold in photos.FOLDS for photo in fold])
+    count = len(photos.FOLDS[0])
+    near, far = (images[:, ::2], images[:, 1::2]), (images[:count], images[count:])
+    parts = [part.flatten(0, 1) for part in (far if is_far else near)]
+    exact = torch2rt.convert(model, parts[0][:1], **fast)
+    halves = []
+    for tested, others in (parts, parts[::-1]):
+        order = torch.randperm(len(others), generator=torch.Generator().manual_seed(0))
+        some = tested[:: arguments.every]
+        halves.append(Half(
+            some, run(exact, some), list(others[order].split(_BATCH))[: arguments.batches]
+        ))
+    return halves
+
+
+def times(
+    name: str, model: nn.Module, example: torch.Tensor, table: CalibrationTable
+) -> Iterator[Row]:
+    """The time of engines as users get them: float32, the default, and all in 8 bits."""
+    cache = TimingCache()
+    everywhere = dataclasses.replace(table, floats={})
+    given: dict[str, dict[str, Any]] = {
+        "fp32": {}, DEFAULT: {"precision": "int8", "calibration": table},
+        "default, no layer kept in float": {"precision": "int8", "calibration": everywhere},
+    }
+    engines = {
+        label: torch2rt.convert(model, example, timing_cache=cache, progress=False, **options)
+        for label, options in given.items()
+    }
+    least = dict.fromkeys(engines, float("inf"))
+    with torch.no_grad():
+        for _ in range(_ROUNDS):
+            for label, engine in engines.items():
+                for _ in range(_RUNS):
+                    start = time.perf_counter()
+                    engine(example)
+                    least[label] = min(least[label], time.perf_counter() - start)
+    for label, seconds in least.items():
+        count = len(engines[label].engine.report.get("floats", {}))
+        yield Row(
+            name, f"time, {label}", 1, time_ms=round(1e3 * seconds, 3), layers_in_float=str(count)
+        )
 
 
 def run(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
@@ -164,12 +221,16 @@ def run(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
         return torch.cat([model(image).cpu() for image in tqdm(images.split(1), leave=False)])
 
 
-def row(name: str, label: str, got: torch.Tensor, want: torch.Tensor, elapsed: float) -> Row:
+def row(
+    name: str, label: str, got: torch.Tensor, want: torch.Tensor, elapsed: float, floats: str
+) -> Row:
     """Agreement and SQNR over all photos."""
     agreement = float((got.argmax(1) == want.argmax(1)).double().mean())
     noise = float((got.double() - want.double()).square().sum())
     sqnr_db = 10 * float(np.log10(float(want.double().square().sum()) / max(noise, 1e-300)))
-    return Row(name, label, len(want), round(agreement, 4), round(sqnr_db, 2), round(elapsed, 1))
+    return Row(
+        name, label, len(want), round(agreement, 4), round(sqnr_db, 2), round(elapsed, 1), floats
+    )
 
 
 def write(path: Path, rows: list[Row]) -> None:

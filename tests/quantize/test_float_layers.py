@@ -1,5 +1,7 @@
 """Layers that stay in float for their error: found, kept in the table, and shown."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
@@ -13,8 +15,10 @@ from torch2rt.lower import lower
 from torch2rt.network.copy import copy_network
 from torch2rt.passes.pipeline import optimize
 from torch2rt.quantize.calibrator import Observations, observe_batches, table_of
+from torch2rt.quantize.errors import CalibrationError
 from torch2rt.quantize.float_layers import _without_needless, layers_in_float
 from torch2rt.quantize.insert import insert_quantization
+from torch2rt.quantize.table import CalibrationTable
 
 
 class Sum(nn.Module):
@@ -108,9 +112,20 @@ def off(rt, model, batches):
         return float((rt(x) - want).norm() / want.norm())
 
 
-def test_int8_keeps_what_loses_too_much_in_float(model, batches, tmp_path):
+@pytest.fixture(scope="module")
+def made(model, batches):
+    """A converted module, and its engine's bytes before it has run."""
     rt = convert(model, batches)
-    made = engine_to_bytes(rt.engine)
+    return rt, engine_to_bytes(rt.engine)
+
+
+@pytest.fixture(scope="module")
+def table(made):
+    return made[0].calibration_table
+
+
+def test_int8_keeps_what_loses_too_much_in_float(made, model, batches, tmp_path):
+    rt, data = made
     assert list(rt.calibration_table.floats) == ["hard"]
     assert off(rt, model, batches) < 0.03
     assert "layers in float for their error: 1" in rt.report()
@@ -118,7 +133,7 @@ def test_int8_keeps_what_loses_too_much_in_float(model, batches, tmp_path):
     rt.calibration_table.save(tmp_path / "table.json")
     again = convert(model, batches, calibration=tmp_path / "table.json")
     assert again.calibration_table.floats == rt.calibration_table.floats
-    assert engine_to_bytes(again.engine) == made
+    assert engine_to_bytes(again.engine) == data
 
 
 @pytest.mark.parametrize(
@@ -131,16 +146,33 @@ def test_8_bits_wherever_they_can_be_for_who_wants_them(model, batches, options)
     assert off(rt, model, batches) > 0.1
 
 
-def test_a_dict_of_precisions_is_followed_where_the_table_has_layers_in_float(model, batches):
-    table = convert(model, batches).calibration_table
+def test_a_dict_of_precisions_is_followed_where_the_table_has_layers_in_float(
+    table, model, batches
+):
     rt = convert(model, batches, calibration=table, precision={"*": "int8"}, verify=False)
     assert len(rt.engine.report["quantized"]) == 3
 
 
-def test_a_merged_table_has_the_layers_of_both(model, batches):
-    table = convert(model, batches).calibration_table
+def test_a_merged_table_has_the_layers_of_both(table):
     assert table.merge(table).floats == table.floats
     assert table.with_method("mse").floats == {}
+
+
+def test_a_line_of_the_table_can_be_deleted_and_another_added(table, model, batches, tmp_path):
+    edited = dataclasses.replace(table, floats={"last": -40.0})
+    edited.save(tmp_path / "edited.json")
+    rt = convert(model, batches, calibration=tmp_path / "edited.json", verify=False)
+    assert [row["layer"] for row in rt.engine.report["quantized"]] == ["first", "hard"]
+    unknown = dataclasses.replace(table, floats={"middle": -40.0})
+    with pytest.raises(CalibrationError, match="middle"):
+        convert(model, batches, calibration=unknown)
+
+
+@pytest.mark.parametrize("floats", [["hard"], {"hard": "much"}, {"hard": None}])
+def test_layers_in_float_of_a_damaged_table_are_refused(table, floats):
+    data = table.to_json()
+    with pytest.raises(CalibrationError, match="float"):
+        CalibrationTable.from_json({**data, "floats": floats})
 
 
 @pytest.mark.parametrize("value", [-0.1, "much", True, float("nan")])
@@ -149,7 +181,6 @@ def test_a_bound_that_is_none_is_refused(model, batches, value):
         convert(model, batches, max_drop=value)
 
 
-def test_a_table_has_decided_which_layers_stay_in_float(model, batches):
-    table = convert(model, batches).calibration_table
+def test_a_table_has_decided_which_layers_stay_in_float(table, model, batches):
     with pytest.raises(torch2rt.errors.ConfigError, match="max_drop"):
         convert(model, batches, calibration=table, max_drop=0.1)

@@ -175,11 +175,12 @@ class CalibrationTable:
     def check_fits(self, fingerprint: str, names: Iterable[str], where: str = "table") -> None:
         """CalibrationError unless the table is of the model with this fingerprint and tensors."""
         known = set(names)
-        unknown = [name for name in self.rows if name not in known]
+        named = {*self.rows, *self.floats}
+        unknown = named - known
         if fingerprint == self.fingerprint and not unknown:
             return
         raise CalibrationError(
-            where=where, reason=f"it is of another model ({_difference(self.rows, known)})",
+            where=where, reason=f"it is of another model ({_difference(named, known)})",
             remedy="Calibrate this model: pass a loader. A table goes with one set of weights, and "
             "with the version of torch2rt that made it.",
         )
