@@ -177,9 +177,9 @@ def layer_norm_source(problem: LayerNormProblem) -> str:
 def _store(problem: LayerNormProblem) -> str:
     if problem.epilogue is None:
         return "store_values<A, Y, V>(y + o.y + place(k), result);"
-    return (problem.epilogue.apply("result", [], problem.vector)
-            + f"\n            store_values<{problem.epilogue.result}, Y, V>"
-            "(y + o.y + place(k), stored);")
+    applied: str = problem.epilogue.apply("result", [], problem.vector)
+    store = f"store_values<{problem.epilogue.result}, Y, V>(y + o.y + place(k), stored);"
+    return f"{applied}\n            {store}"
 
 
 def _affine(name: str, problem: LayerNormProblem) -> str:

@@ -1,9 +1,12 @@
 """Epilogues: what becomes part of the layer before, and what does not."""
 
 import pytest
-from fusion_testing import check_fires, check_refused, convolution, pointwise
+from fusion_testing import check_fires, check_refused, convolution, network_of, pointwise
 
+from torch2rt.fusions.base import Fuse
 from torch2rt.fusions.epilogue import FuseEpilogue
+from torch2rt.network.text import text
+from torch2rt.passes.base import Log
 
 CONV = convolution("a", "%x, @w", "float32[2,4,5,5]", padding=1)
 HEAD = "input %x: float32[2,3,5,5]\nconstant @w: float32[4,3,3,3]\n"
@@ -138,3 +141,33 @@ def test_an_integer_cast_inside_is_kept() -> None:
     )
     network = check_fires(FuseEpilogue(), source)
     assert [layer.kind.name for layer in network.layers] == ["convolution", "pointwise"]
+
+
+NORM = "input %x: float32[2,8]\n" \
+    '%n = layer_norm(%x) {"axis_count":1,"eps":1e-05,"is_centered":true,"has_weight":false,' \
+    '"has_bias":false} -> float32[2,8]\n'
+TO_BYTES = "to_int8(clamp(round(mul(i0,30.0)),-128.0,127.0))"
+
+
+def test_norms_round_to_bytes_on_a_gpu() -> None:
+    source = NORM + pointwise("y", "%n", TO_BYTES, "int8[2,8]") + "output y = %y\n"
+    fusion = FuseEpilogue.for_target("cuda")
+    network = check_fires(fusion, source, kinds=["layer_norm"])
+    assert network.layers[0].output.dtype.value == "int8"
+    network = network_of(source)
+    before = text(network)
+    assert not Fuse("cpu", (FuseEpilogue.for_target("cpu"),)).run(network, Log())
+    assert text(network) == before
+
+
+@pytest.mark.parametrize("end", [
+    pointwise("y", "%n", "gelu(i0)", "float32[2,8]") + "output y = %y\n",
+    pointwise("y", "%n, %x", "to_int8(clamp(round(add(i0,i1)),-128.0,127.0))", "int8[2,8]")
+    + "output y = %y\n",
+    pointwise("y", "%n", TO_BYTES, "int8[2,8]") + "output y = %y\noutput n = %n\n",
+])
+def test_norms_take_nothing_else(end: str) -> None:
+    network = network_of(NORM + end)
+    before = text(network)
+    assert not Fuse("cuda", (FuseEpilogue.for_target("cuda"),)).run(network, Log())
+    assert text(network) == before

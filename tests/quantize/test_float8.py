@@ -139,6 +139,9 @@ def test_a_block_multiplies_float8(
     assert found["mlp.0"].output.dtype is DType.FLOAT8_E4M3
     assert "clamp(mul(" in found["mlp.0"].epilogue.text
     assert found["mlp.2"].epilogue_inputs[-1].dtype is DType.FLOAT16
+    # So do norms, for the products behind them alone.
+    norms = [layer for layer in rt.engine.network.layers if layer.kind.name == "layer_norm"]
+    assert [norm.output.dtype for norm in norms] == [DType.FLOAT8_E4M3] * 2
     # Scales stay beside the sums: in the weights they would lose what float8 has no numbers for.
     assert found["qkv"].epilogue.text == "add(mul(i0,i1),i2)"
     # What the stream carries past the products is exact.

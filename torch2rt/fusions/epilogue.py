@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from torch2rt import expression as ex
 from torch2rt.fusions.base import Fusion
 from torch2rt.fusions.contraction import Contraction
 from torch2rt.fusions.operands import MAX_INPUTS, MAX_SIZE, Bound, joined
 from torch2rt.fusions.rewrite import replace_layer
+from torch2rt.layers.layer_norm import LayerNorm
 from torch2rt.layers.matmul import Matmul
 from torch2rt.layers.pointwise import Pointwise
 from torch2rt.network.dtype import DType
@@ -20,6 +21,8 @@ from torch2rt.passes.base import Reject
 from torch2rt.passes.expressions.dtypes import cast_between, natural_dtype, operand
 
 _STORED = (DType.INT8, DType.UINT8)
+# What norms round their results to, on a backend whose kernels do.
+_ROUNDED = (DType.INT8, DType.FLOAT8_E4M3)
 
 
 @dataclass(frozen=True)
@@ -42,12 +45,21 @@ class FuseEpilogue(Fusion[PointwiseAfter]):
     it moves to the place of the pointwise layer, where all operands exist.
     Refuses when the producer's result has other readers or is a network output, when the shapes
     differ, when the result is neither float nor 8 bits, or when the epilogue would grow too large.
-    float8 is written by matmuls alone.
+    float8 is written by matmuls alone, and on a GPU by layer norms, which take nothing but such a
+    rounding.
     """
 
     name: ClassVar[str] = "fuse_epilogue"
     equation: ClassVar[str] = "g(f(x)) = (g o f)(x)"
     priority: ClassVar[int] = 40
+
+    def __init__(self, *, norms_round: bool = False) -> None:
+        self._norms_round = norms_round
+
+    @classmethod
+    def for_target(cls, target: str) -> Self:
+        """On a GPU, layer norms write 8 bits."""
+        return cls(norms_round=target == "cuda")
 
     def match(self, network: Network, layer: Layer) -> PointwiseAfter | None:
         """A pointwise layer after a layer that takes an epilogue; the best producer if several."""
@@ -55,13 +67,20 @@ class FuseEpilogue(Fusion[PointwiseAfter]):
             return None
         producers = [
             tensor.producer for tensor in dict.fromkeys(layer.inputs)
-            if tensor.producer is not None and tensor.producer.kind.takes_epilogue
+            if tensor.producer is not None and self._takes(tensor.producer, layer)
         ]
         found = [PointwiseAfter(layer, p, _refusal(network, layer, p)) for p in producers]
         possible = [match for match in found if match.reason is None]
         if len(possible) > 1:
             return max(possible, key=lambda match: _preference(network, match.producer))
         return possible[0] if possible else found[0] if found else None
+
+    def _takes(self, producer: Layer, layer: Layer) -> bool:
+        """Whether a layer's kind takes the pointwise layer as its epilogue."""
+        if producer.kind.takes_epilogue:
+            return True
+        is_rounding = layer.output.dtype in _ROUNDED and len(layer.inputs) == 1
+        return self._norms_round and is_rounding and isinstance(producer.kind, LayerNorm)
 
     def check(self, network: Network, match: PointwiseAfter) -> Reject | None:
         """The reason found while matching, or the size of the result."""
@@ -102,7 +121,9 @@ def _refusal(network: Network, layer: Layer, producer: Layer) -> str | None:
         return f"{result.name} is {result.dtype.value}, not a float"
     if not layer.output.dtype.is_float and layer.output.dtype not in _STORED:
         return f"{layer.output.name} is {layer.output.dtype.value}"
-    if layer.output.dtype is DType.FLOAT8_E4M3 and not isinstance(producer.kind, Matmul):
+    if layer.output.dtype is DType.FLOAT8_E4M3 and not isinstance(
+        producer.kind, Matmul | LayerNorm
+    ):
         return f"{layer.output.name} is {layer.output.dtype.value}, which products alone write"
     return None
 

@@ -9,8 +9,10 @@ from cuda_testing import assert_refused, check_cuda_tactic
 from strided_cases import with_dtypes
 
 from torch2rt.kernels.cuda.layer_norm import LayerNormProblem, layer_norm_source
+from torch2rt.kernels.cuda.operands import Epilogue
 from torch2rt.kernels.cuda.strided import Axis
 from torch2rt.layers.layer_norm import LayerNorm
+from torch2rt.network.dtype import DType
 
 pytestmark = pytest.mark.usefixtures("cuda_device")
 WARP, BLOCK = "layer_norm.cuda.warp", "layer_norm.cuda.block"
@@ -113,8 +115,46 @@ def test_every_architecture_compiles():
             compile_for_all(layer_norm_source(problem), "layer_norm")
 
 
+@pytest.mark.parametrize(("y_type", "result"), [("i8", "i8"), ("f8", "float")])
+def test_every_architecture_writes_8_bits(y_type, result):
+    problem = LayerNormProblem(
+        "f16", "float", (Axis(64, (768, 768)),), 768, 8, 32, 128, 1e-5, True, "float", "float",
+        True, y_type=y_type, epilogue=Epilogue("fminf(fmaxf(i0 * 60.0f, -100.0f), 100.0f)", result),
+    )
+    compile_for_all(layer_norm_source(problem), "layer_norm")
+
+
 @pytest.mark.parametrize("columns", [24, 64, 100, 8])
 def test_many_short_rows(columns, monkeypatch, cuda_device):
     monkeypatch.setattr(cuda_device.device, "multiprocessors", 1)
     kind = LayerNorm(1, 1e-5, True, True, True)
     check_cuda_tactic(WARP, kind, inputs((77, columns), torch.half), constants=[1, 2])
+
+
+INT8 = "to_int8(clamp(round(mul(i0,30.0)),-128.0,127.0))"
+FLOAT8 = "clamp(mul(i0,60.0),-448.0,448.0)"
+
+
+@pytest.mark.parametrize(("name", "shape"), [
+    (WARP, (5, 768)), (WARP, (9, 40)), (WARP, (3, 17)), (BLOCK, (2, 3, 1000)),
+])
+@pytest.mark.parametrize("dtype", [torch.half, torch.float32])
+def test_results_in_8_bits(name, shape, dtype):
+    kind = LayerNorm(1, 1e-5, True, True, True)
+    x = inputs(shape, dtype)
+    check_cuda_tactic(name, kind, x, INT8, constants=[1, 2], out_dtype=DType.INT8, tolerance=2e-3)
+    # A number that falls to the other side of a boundary is a step off, 32 at 448.
+    check_cuda_tactic(name, kind, x, FLOAT8, constants=[1, 2], out_dtype=DType.FLOAT8_E4M3,
+                      tolerance=32 / 448)
+
+
+def test_results_in_8_bits_inside_a_wider_tensor():
+    kind = LayerNorm(1, 1e-5)
+    check_cuda_tactic(WARP, kind, inputs((3, 5, 512), torch.half)[:1], INT8,
+                      out_dtype=DType.INT8, pitched={"o0": 2}, tolerance=2e-3)
+
+
+def test_epilogues_with_operands_are_refused():
+    x = [*inputs((2, 64), torch.half), torch.randn(64)]
+    assert_refused(WARP, LayerNorm(1, 1e-5, True, True, True), x, "add(i0,i1)",
+                   reason="an epilogue with operands")

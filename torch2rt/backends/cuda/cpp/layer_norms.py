@@ -11,6 +11,7 @@ from torch2rt.backends.cuda.cpp.walks import (
     epilogue_refusal,
     first_overwritten,
     lanes_of_warp,
+    make_epilogue,
 )
 from torch2rt.backends.cuda.device import current_device
 from torch2rt.backends.cuda.launch import I64, KernelPrepared, Launch, Out
@@ -35,9 +36,9 @@ _WARPS = (1, 2, 3, 4, 5, 6, 7, 8, 16, 32)
 
 
 def layer_norm_refusal(spec: LayerSpec) -> Refusal | None:
-    """Floats of 16 to 64 bits, without epilogue."""
-    if spec.epilogue is not None:
-        return Refusal("an epilogue")
+    """Floats of 16 to 64 bits, an epilogue that reads nothing else."""
+    if len(spec.inputs) > spec.main_count:
+        return Refusal("an epilogue with operands")
     if not all(tensor.dtype.is_float for tensor in spec.inputs):
         return Refusal("not a float")
     return epilogue_refusal(spec)
@@ -91,7 +92,8 @@ def prepare_layer_norm(
         c_type(x.dtype), accumulator_type(x.dtype), tuple(rows), vectors * vector, vector, lanes,
         threads, kind.eps, kind.is_centered, affine[0] if kind.has_weight else None,
         affine[-1] if kind.has_bias else None, all(spec.constants[1:]),
-        index_type([*rows, Axis(vectors * vector, (1, 1))]),
+        index_type([*rows, Axis(vectors * vector, (1, 1))]), c_type(y.dtype),
+        make_epilogue(spec, [], accumulator_type(x.dtype)) if spec.epilogue is not None else None,
     )
     kernel = cpp_kernel(weights, "layer_norm", layer_norm_source(problem))
     blocks = -(-count(rows) // (threads // lanes))
