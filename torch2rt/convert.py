@@ -142,7 +142,7 @@ def convert(
         max_drop: how far the metric may fall below that of the model. None: 0.005, and without
             a metric 0.03. With ``"int8"``, which has no metric: the relative error that 8 bits may
             make of the outputs on calibration data; layers that lose most for what they save stay
-            float. None: 0.03; 1.0: none does.
+            float. None: 0.025; 1.0: none does.
         verify: compare the engine with the model on the example before returning.
         progress: show a progress bar.
 

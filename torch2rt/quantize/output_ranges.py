@@ -33,8 +33,14 @@ def ranges_by_outputs(
 
     ``inputs`` are samples of calibration data. Thresholds that a user edited stay.
     """
-    groups = groups_to_quantize(network, table, target=target, overrides=overrides)
-    choices = [_choices(group, table) for group in groups]
+    tried = [
+        (group, choice)
+        for group in groups_to_quantize(network, table, target=target, overrides=overrides)
+        if len(choice := _choices(group, table)) > 1
+    ]
+    if not tried:
+        return table
+    groups, choices = [group for group, _ in tried], [choice for _, choice in tried]
     noise = [dict.fromkeys(choice, 0.0) for choice in choices]
     for sensed in sense(network, inputs, stored_names(groups), device=device):
         for group, lost in zip(groups, noise, strict=True):
