@@ -17,6 +17,7 @@ _GPU_DTYPES = {
     "int8_weights": torch.float16,
 }
 _CALIBRATED = ("int8", "fp8")
+_INT8_DROP = 1.0
 
 
 class Torch2rt(Contender):
@@ -33,7 +34,10 @@ class Torch2rt(Contender):
     module: torch.nn.Module | None = None
 
     def build(self, request: BuildRequest) -> Callable[[], object]:
-        """Convert with the default options; the timing cache is cold unless one is given."""
+        """Convert with the default options; the timing cache is cold unless one is given.
+
+        In int8, no layer stays in float for its error: peers keep none, and errors are reported.
+        """
         import torch2rt
 
         # torch.export takes other operators apart where inference mode is on.
@@ -54,6 +58,7 @@ class Torch2rt(Contender):
                 tune_budget_s=request.tune_budget_s,
                 progress=False,
                 calibration=_calibration(loaded) if request.precision in _CALIBRATED else None,
+                max_drop=_INT8_DROP if request.precision == "int8" else None,
             )
             args = tuple(cast_floats(v, dtype, request.device) for v in loaded.args)
             kwargs = {k: cast_floats(v, dtype, request.device) for k, v in loaded.kwargs.items()}
