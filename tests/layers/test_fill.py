@@ -1,5 +1,6 @@
 """Tensors of one value, of known and of symbolic shape."""
 
+import pytest
 import torch
 from layer_testing import check_rule, lower_model
 from torch import Tensor
@@ -35,6 +36,14 @@ def test_identity_matrices() -> None:
 
 def test_copies_into_fresh_memory() -> None:
     check_rule(lambda x: torch.ops.aten.copy(torch.empty_like(x), x[0]), torch.randn(3, 4))
+
+
+@pytest.mark.parametrize("fill", [
+    lambda fresh: torch.full_like(fresh, 3.5), torch.ones_like, torch.zeros_like,
+    lambda fresh: fresh.new_full((4,), 2.0),
+])
+def test_what_is_filled_in_fresh_memory(fill) -> None:
+    check_rule(lambda x: x + fill(torch.empty(4, dtype=x.dtype)), torch.randn(3, 4))
 
 
 def test_uninitialised_memory_that_is_read_falls_back() -> None:

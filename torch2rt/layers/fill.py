@@ -105,17 +105,25 @@ def lower_scalar_tensor(lowering: Lowering, s: Dim | float | bool, **named: obje
     return _fill_node(lowering, s)
 
 
+# Operators that do not look at the values of their first argument.
+_UNREAD = tuple(
+    f"aten::{name}" for name in (
+        "fill", "copy", "zero", "full_like", "zeros_like", "ones_like", "empty_like", "new_full",
+        "new_zeros", "new_ones", "new_empty",
+    )
+)
+
+
 @rule(
     "aten.empty.memory_format", "aten.empty_like.default", "aten.new_empty.default",
     "aten.empty_permuted.default",
 )
 def lower_empty(lowering: Lowering, **named: object) -> Tensor:
-    """Zeros, where nothing but a following fill or copy can see what they are."""
+    """Zeros, where all that follows overwrites them or looks at their shape alone."""
     assert lowering.node is not None
-    overwriting = ("aten::fill", "aten::copy", "aten::zero")
     for user in lowering.node.users:
         schema = getattr(user.target, "_schema", None)
-        if schema is None or schema.name not in overwriting or user.args[0] is not lowering.node:
+        if schema is None or schema.name not in _UNREAD or user.args[0] is not lowering.node:
             raise Unsupported("uninitialised memory is read")
     return _fill_node(lowering, 0)
 
