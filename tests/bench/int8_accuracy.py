@@ -123,8 +123,9 @@ def digits() -> Iterator[Row]:
 def measure(name: str, arguments: argparse.Namespace) -> Iterator[Row]:
     """Rows of one network."""
     model = MODELS[name]().to(arguments.device)
-    fast: dict[str, Any] = {
+    fast: dict[str, Any] = {  # one thread does not wait for others where the machine is busy
         "timing_cache": TimingCache(), "progress": False, "tune_budget_s": 0.0, "verify": False,
+        "threads": 1,
     }
     near = halves_of(model, arguments, fast, is_far=False)
     far = halves_of(model, arguments, fast, is_far=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
 
@@ -35,8 +35,10 @@ logger = logging.getLogger(__name__)
 # Products that take as long as moving one value; only the order of layers depends on it.
 _PRODUCTS = 32
 _SUMS = 4  # whose gradients are taken of each sample
+# A round of the search is worth another where it leaves so many of the layers in float.
+_BETTER = 0.9
 # Layers given back to 8 bits are tried in parts, down to such a part of all.
-_PARTS = 8
+_PARTS = 16
 _SMALLEST = 1e-30
 
 
@@ -54,27 +56,47 @@ def layers_in_float(
         return {}
     noise = noise_for_gain(network, table, inputs, target=target, device=device)
     order = sorted(noise, key=lambda name: noise[name][1], reverse=True)
-    low, high = 1, len(order)
-    while low < high:
-        middle = (low + high) // 2
-        is_within = trial.error(order[:middle]) <= max_error
-        low, high = (low, middle) if is_within else (middle + 1, high)
-    kept = _without_needless(order[:low], trial, max_error)
+
+    def is_within(names: Sequence[str]) -> bool:
+        return trial.error(names) <= max_error
+
+    kept = without_needless(enough_of(order, is_within), is_within)
     logger.info("%d of %d layers stay in float", len(kept), len(order))
     return {name: _decibels(noise[name][0]) for name in sorted(kept)}
 
 
-def _without_needless(kept: Sequence[str], trial: _Trial, max_error: float) -> list[str]:
-    """Layers without those that the error allows 8 bits after all, the last tried first.
+def enough_of(order: Sequence[str], is_within: Callable[[Sequence[str]], bool]) -> list[str]:
+    """The first so many that are within the error, by bisection; all where none is.
 
-    Noise is an estimate: one layer that it has too low lets many before it stay in float.
+    Noise is an estimate, and one layer whose noise it has too low lets all before it stay in
+    float. It is the last of them: it comes first in the next round, while that helps.
     """
+    first: list[str] = []
+    rest, best = list(order), list(order)
+    while True:
+        low, high = 0, len(rest)
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (low, middle) if is_within(first + rest[:middle]) else (middle + 1, high)
+        found = first + rest[:low]
+        if len(found) > _BETTER * len(best):
+            return found if len(found) < len(best) else best
+        best = found
+        if low == 0:
+            return best
+        first.append(rest.pop(low - 1))
+
+
+def without_needless(
+    kept: Sequence[str], is_within: Callable[[Sequence[str]], bool]
+) -> list[str]:
+    """Layers without parts of them that the error allows 8 bits after all, the last tried first."""
     left = list(kept)
     size = len(left) // 2
     while size and size * _PARTS >= len(kept):
         for start in range(len(left) - size, -1, -size):
             fewer = left[:start] + left[start + size :]
-            if trial.error(fewer) <= max_error:
+            if is_within(fewer):
                 left = fewer
         size //= 2
     return left
