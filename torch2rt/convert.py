@@ -109,10 +109,11 @@ def convert(
             ``"tf32"`` or, from sm_89 on, ``"fp8"``; or a dict by module path,
             ``{"features.0": "bf16", "*": "int8"}``. With ``"int8"``, layers get 8 bits where that
             is faster; a dict is followed to the letter. ``"int8_weights"``: linear layers keep
-            their weights in 8 bits, beside floats. ``"fp8"``: linear layers in float8 (E4M3), the
-            others in fp16. ``"auto"``: the fastest mix that keeps ``metric`` within ``max_drop`` on
-            every fourth batch of the calibration data, which is held out. Inputs and outputs keep
-            their dtypes; what the model computes in 16 bits itself stays so.
+            their weights in 8 bits, beside floats. ``"fp8"``: linear layers in float8 (E4M3) where
+            that is faster, the others in fp16. ``"auto"``: the fastest mix that keeps ``metric``
+            within ``max_drop`` on every fourth batch of the calibration data, which is held out.
+            Inputs and outputs keep their dtypes; what the model computes in 16 bits itself stays
+            so.
         calibration: for ``"int8"`` and ``"fp8"``: a DataLoader or any iterable of input batches,
             labels and all; or a `CalibrationTable` or its path. With ``"fp16"``: what it shows to
             leave the range of float16 stays float32.

@@ -13,6 +13,7 @@ from torch import nn
 
 import torch2rt
 from torch2rt.backends.reference.executor import run_network
+from torch2rt.backends.spec import LayerSpec
 from torch2rt.capture.export import capture
 from torch2rt.config import BuildConfig
 from torch2rt.errors import ConfigError
@@ -31,6 +32,7 @@ from torch2rt.quantize.table import Range
 # A float8 has 3 bits of mantissa: numbers between 2^e and 2^(e+1) are off by 2^e / 8 / sqrt(12),
 # evenly, which beside their own size, spread evenly over the octave, is 1 / 8 / sqrt(12) / 1.53.
 # Both factors of a product are off so; sums of many keep the ratio.
+EVERYWHERE = {"*": "fp8"}
 PRODUCT_LOSS = 2**0.5 / 8 / 12**0.5 / 1.53
 
 
@@ -89,7 +91,8 @@ def block() -> nn.Module:
 
 
 def convert(
-    model: nn.Module, x: torch.Tensor, folder: Path, precision: object = "fp8", **options: object
+    model: nn.Module, x: torch.Tensor, folder: Path, precision: object = EVERYWHERE,
+    **options: object,
 ) -> torch2rt.RTModule:
     return torch2rt.convert(
         model, x, precision=precision, device="cuda", progress=False,
@@ -234,6 +237,30 @@ def test_patterns_choose_layers(block: nn.Module, device: Pretended, tmp_path: P
     }
     assert found["out"].inputs[0].dtype is DType.FLOAT16
     assert "it is to be fp16" in rt.report()
+
+
+@pytest.mark.parametrize(("fast", "chosen"), [
+    ((), set()), (("mlp.0", "mlp.2"), {"mlp.0", "mlp.2"}),
+    (("qkv", "out", "mlp.0", "mlp.2"), {"qkv", "out", "mlp.0", "mlp.2"}),
+])
+def test_layers_get_float8_where_it_is_faster(
+    fast: tuple[str, ...], chosen: set[str], block: nn.Module, device: Pretended, tmp_path: Path
+) -> None:
+    def time_us(spec: LayerSpec) -> float:
+        if spec.kind.name != "matmul":
+            return 1.0
+        is_float8 = spec.inputs[0].dtype is DType.FLOAT8_E4M3
+        return (20.0 if spec.name in fast else 80.0) if is_float8 else 50.0
+
+    device.times_us["any.fake.reference"] = time_us
+    rt = convert(block, torch.randn(2, 5, 32), tmp_path, "fp8")
+    found = products(rt.engine.network)
+    assert {n for n, layer in found.items()
+            if layer.inputs[0].dtype is DType.FLOAT8_E4M3} == chosen
+    assert rt.engine.precision == ("fp8" if chosen else "fp16")
+    rows = {row["layer"]: row["precision"] for row in rt.engine.report["choice"]["layers"]}
+    assert rows == {name: "fp8" if name in chosen else "fp16" for name in found}
+    assert "fp8 + fp16" in rt.report()
 
 
 def test_zero_weights_and_ranges() -> None:

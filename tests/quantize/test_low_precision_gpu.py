@@ -80,7 +80,7 @@ def test_a_block_in_float8(block: nn.Module, rows: tuple[int, int], tmp_path: Pa
     if reason is not None:
         pytest.skip(reason)
     x = torch.randn(*rows, WIDTH, device="cuda")
-    rt = convert(block, x, tmp_path, "fp8", calibration=[x])
+    rt = convert(block, x, tmp_path, {"*": "fp8"}, calibration=[x])
     assert rt.engine.precision == "fp8"
     found = products(rt)
     assert {dtypes[:2] for dtypes in found.values()} == {(DType.FLOAT8_E4M3,) * 2}
@@ -88,6 +88,18 @@ def test_a_block_in_float8(block: nn.Module, rows: tuple[int, int], tmp_path: Pa
     assert "any.torch.reference" not in tactics(rt).values(), tactics(rt)
     share = error(x, block(x))  # what the residual stream carries past the products is exact
     assert 0.2 * FLOAT8_LOSS * share < error(rt(x), block(x)) < 2 * FLOAT8_LOSS * share
+
+
+def test_float8_where_it_is_faster(block: nn.Module, tmp_path: Path) -> None:
+    if open_backend("cuda").lacks_float8() is not None:
+        pytest.skip("no float8")
+    x = torch.randn(8, 384, WIDTH, device="cuda")
+    rt = convert(block, x, tmp_path, "fp8", calibration=[x])
+    times = [point["time_us"] for point in rt.engine.report["choice"]["points"]]
+    (chosen,) = [p for p in rt.engine.report["choice"]["points"] if p["is_chosen"]]
+    assert chosen["time_us"] <= 1.02 * min(times)
+    assert rt.engine.precision == ("fp8" if chosen["int8_layers"] else "fp16")
+    assert error(rt(x), block(x)) < 2 * FLOAT8_LOSS
 
 
 def test_an_engine_in_float8_runs_from_its_file(block: nn.Module, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch2rt.config import BuildConfig
 from torch2rt.quantize.layer_times import LayerTimes
-from torch2rt.quantize.mix import INT8, Mix
+from torch2rt.quantize.mix import RANGED, Mix
 from torch2rt.quantize.table import CalibrationTable
 from torch2rt.quantize.variants import Tried, Variant, Variants
 
@@ -50,7 +50,7 @@ def chooses_by_time(config: BuildConfig, table: CalibrationTable | None) -> bool
     Not where the user says it layer by layer, nor where there is no time to time both.
     """
     is_free = not config.overrides.is_by_layer and config.tune_budget_s is None
-    return config.precision == INT8 and table is not None and is_free
+    return config.precision in RANGED and table is not None and is_free
 
 
 def fastest_variant(variants: Variants) -> Variant:
@@ -107,7 +107,7 @@ def choices(
         is_mixed = 0 < len(best.layers) < len(times.names)
         reason = "it is faster" if is_faster else _NEIGHBOURS if is_mixed else _WHOLE
         rows.append(LayerChoice(
-            layer.name, layer.where, INT8 if is_int8 else beside, round(timed.int8_us, 3),
+            layer.name, layer.where, best.precision if is_int8 else beside, round(timed.int8_us, 3),
             round(timed.float_us, 3), (why or {}).get(layer.name, reason),
         ))
     return rows

@@ -32,12 +32,12 @@ class Mix:
     def overriding(
         self, precision_of: Callable[[Layer], str], other: str
     ) -> Callable[[Layer], str]:
-        """The precision by layer, where layers left out have another than "int8"."""
+        """The precision by layer, where layers left out have another than 8 bits."""
 
         def precision(layer: Layer) -> str:
             found = precision_of(layer)
             is_left_out = self.layers is not None and layer.name not in self.layers
-            return other if found == INT8 and is_left_out else found
+            return other if found in RANGED and is_left_out else found
 
         return precision
 

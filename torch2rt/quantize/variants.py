@@ -13,6 +13,7 @@ from torch2rt.engine.engine import Engine
 from torch2rt.network.copy import copy_network
 from torch2rt.network.network import Network
 from torch2rt.passes.base import Log
+from torch2rt.quantize.float8 import NAME as QUANTIZE_TO_FLOAT8
 from torch2rt.quantize.insert import NAME as QUANTIZE
 from torch2rt.quantize.mix import INT8, USUAL_FLOAT, Mix
 from torch2rt.quantize.step_times import StepTimes, step_times
@@ -23,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 # What takes at most this part of another's time is faster, whatever the noise.
 _SURELY = 0.99
+# What gives a layer 8 bits.
+_QUANTIZING = (QUANTIZE, QUANTIZE_TO_FLOAT8)
 
 # An engine of a network, which it may change, called by a precision; the log is for its report.
 Build: TypeAlias = Callable[[Network, Log, str], Engine]
@@ -36,6 +39,7 @@ class Tried:
     layers: frozenset[str]
     time_us: float
     steps: StepTimes
+    precision: str = INT8  # what 8 bits are
 
     @property
     def label(self) -> str:
@@ -44,7 +48,7 @@ class Tried:
         if not self.layers:
             return beside
         count = "" if self.mix.layers is None else f"{len(self.layers)} x "
-        return f"{count}{INT8} + {beside}"
+        return f"{count}{self.precision} + {beside}"
 
     def is_faster_than(self, other: Tried) -> bool:
         """Whether it is, by more than timing may be off."""
@@ -81,8 +85,9 @@ class Variants:
         network = copy_network(self.network)
         log = Log(list(self.log.fired), dict(self.log.rejected))
         precision = set_precision(network, self.config, self.table, log, self.target, mix)
-        layers = frozenset(fired.layer for fired in log.fired if fired.rule == QUANTIZE)
+        layers = frozenset(fired.layer for fired in log.fired if fired.rule in _QUANTIZING)
         engine = self.build(network, log, precision)
-        tried = Tried(mix, layers, engine_time_us(engine), step_times(engine))
+        times = engine_time_us(engine), step_times(engine)
+        tried = Tried(mix, layers, *times, self.config.precision)
         logger.info("%s takes %.1f us", tried.label, tried.time_us)
         return Variant(tried, engine)
