@@ -71,6 +71,34 @@ def test_a_table_made_here_is_taken_there(net, tmp_path):
     assert float(error.detach()) < 0.1
 
 
+class Hard(nn.Module):
+    """One layer reads a range that 8 bits do not serve, of which it needs the small values."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.hard, self.last = (nn.Linear(32, 32) for _ in range(3))
+
+    def forward(self, x):
+        y = self.first(x).tanh()
+        wide = torch.cat([y[:, :1] * 2000.0, y[:, 1:]], 1)
+        return self.last(self.hard(wide).tanh())
+
+
+def test_a_layer_that_loses_most_stays_in_float_on_both_devices(tmp_path):
+    torch.manual_seed(0)
+    model = Hard().eval()
+    with torch.no_grad():
+        model.hard.weight[:, 0] *= 1e-4
+    loader = list(torch.randn(48, 32).split(16))
+    for device in ("cpu", "cuda"):
+        rt = torch2rt.convert(
+            model.to(device), None, precision="int8", calibration=loader, device=device,
+            calibration_method="minmax", timing_cache=tmp_path / f"{device}.jsonl",
+            tune_budget_s=0, progress=False,
+        )
+        assert list(rt.calibration_table.floats) == ["hard"]
+
+
 def test_500_images_of_a_resnet_take_less_than_30_seconds():
     import torchvision_shim  # noqa: F401, I001  (before torchvision, whose import needs it)
     import torchvision

@@ -68,10 +68,11 @@ def error(network, table, inputs, in_float):
     return float(((got - want).norm(dim=1) / want.norm(dim=1)).square().mean().sqrt())
 
 
-def test_the_layer_that_loses_most_stays_in_float(calibrated):
+@pytest.mark.parametrize("target", ["cpu", "cuda"])
+def test_the_layer_that_loses_most_stays_in_float(calibrated, target):
     network, table, inputs = calibrated
     assert error(network, table, inputs, ()) > 0.1
-    found = layers_in_float(network, table, inputs, target="cpu", max_error=0.03)
+    found = layers_in_float(network, table, inputs, target=target, max_error=0.03)
     assert list(found) == ["hard"]
     assert found["hard"] > -20.0
     assert error(network, table, inputs, found) <= 0.03

@@ -128,7 +128,7 @@ def _gradients(
 def _random_sum(output: torch.Tensor, random: torch.Generator) -> torch.Tensor:
     """Of a tensor whose samples have the norm 1."""
     rows = output.flatten(1) if output.dim() > 1 else output.reshape(1, -1)
-    factors = torch.randn(rows.shape, generator=random).to(rows)
+    factors = torch.randn(rows.shape, generator=random, device="cpu").to(rows)
     norms = rows.detach().norm(dim=1, keepdim=True).clamp(_SMALLEST)
     weighted: torch.Tensor = rows * factors / norms
     return weighted.sum()
