@@ -44,6 +44,7 @@ SHAPES = {
     "1x1": ((64, 64), (14, 14), window(1)),
     "1x1, narrow last panel": ((20, 48), (5, 9), window(1)),
     "1x1, one register": ((12, 16), (3, 5), window(1)),
+    "1x1, large images": ((4, 16), (48, 48), window(1)),
     "1x1 by 2": ((32, 80), (9, 7), window(1, 2)),
     "3x3": ((16, 64), (8, 14), window(3)),
     "3x3, many columns": ((8, 32), (4, 30), window(3)),

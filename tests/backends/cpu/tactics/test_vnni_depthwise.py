@@ -8,7 +8,8 @@ from tactic_testing import check_tactic
 
 from torch2rt.backends.cpu.jit import jit_unavailable
 from torch2rt.backends.cpu.jit.compiler import has_byte_products
-from torch2rt.backends.cpu.vnni.depthwise_plan import columns, panel_starts
+from torch2rt.backends.cpu.vnni.depthwise_plan import panel_starts
+from torch2rt.backends.cpu.vnni.tile import grid_columns
 from torch2rt.layers.convolution import Convolution
 from torch2rt.network.dtype import DType
 
@@ -125,7 +126,11 @@ def test_panels_cover_all_channels() -> None:
 
 
 @pytest.mark.parametrize(
-    ("panels", "tiles", "threads", "expected"), [(18, 7, 2, 2), (11, 28, 2, 1), (3, 4, 8, 2)]
+    ("panels", "tiles", "threads", "prefers_panels", "expected"),
+    [(18, 7, 2, False, 2), (11, 28, 2, True, 1), (3, 4, 8, False, 2), (3, 4, 8, True, 4),
+     (4, 28, 2, False, 1), (4, 28, 2, True, 2), (5, 5, 1, True, 1)],
 )
-def test_work_is_divided_evenly(panels: int, tiles: int, threads: int, expected: int) -> None:
-    assert columns(panels, tiles, threads) == expected
+def test_work_is_divided_evenly(
+    panels: int, tiles: int, threads: int, prefers_panels: bool, expected: int
+) -> None:
+    assert grid_columns(panels, tiles, threads, prefers_panels) == expected

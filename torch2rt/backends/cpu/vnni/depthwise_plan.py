@@ -30,7 +30,7 @@ from torch2rt.backends.cpu.vnni.epilogue import (
     refusal_reason,
 )
 from torch2rt.backends.cpu.vnni.table import bound_table
-from torch2rt.backends.cpu.vnni.tile import geometry
+from torch2rt.backends.cpu.vnni.tile import geometry, grid_columns
 from torch2rt.backends.spec import LayerSpec
 from torch2rt.backends.tactic import Call, Prepared, Refusal, Unprepared, Weights
 from torch2rt.layers.convolution import Convolution
@@ -192,7 +192,9 @@ class _Planner:
             DepthwiseField.out_pixels: shape.out_height * shape.out_width,
             DepthwiseField.channels: shape.channels, DepthwiseField.panels: len(self.starts),
             DepthwiseField.panel_bytes: panel_bytes,
-            DepthwiseField.columns: columns(len(self.starts), images * tile_count, self.threads),
+            DepthwiseField.columns: grid_columns(
+                len(self.starts), images * tile_count, self.threads
+            ),
             DepthwiseField.thread_number: address_of_function(gomp.omp_get_thread_num),
             DepthwiseField.thread_count: address_of_function(gomp.omp_get_num_threads),
         }
@@ -205,14 +207,6 @@ class _Planner:
 def panel_starts(channels: int) -> list[int]:
     """The first channels of panels; the last one may overlap the one before."""
     return [*range(0, channels - PANEL, PANEL), channels - PANEL]
-
-
-def columns(panels: int, tiles: int, threads: int) -> int:
-    """Among how many threads the panels are divided, so that nobody has much more than others."""
-    def longest(count: int) -> int:
-        return -(-panels // count) * -(-tiles // (threads // count))
-
-    return min((c for c in range(1, threads + 1) if threads % c == 0), key=longest)
 
 
 @dataclass

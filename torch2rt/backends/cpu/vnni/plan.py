@@ -29,7 +29,7 @@ from torch2rt.backends.cpu.vnni.epilogue import epilogue_of, refusal_reason
 from torch2rt.backends.cpu.vnni.field import Entry, Field
 from torch2rt.backends.cpu.vnni.kernel import LANES, TileKernel, tile_kernel
 from torch2rt.backends.cpu.vnni.table import bound_table
-from torch2rt.backends.cpu.vnni.tile import Geometry, Span, Tile, geometry, tiles
+from torch2rt.backends.cpu.vnni.tile import Geometry, Span, Tile, geometry, grid_columns, tiles
 from torch2rt.backends.cpu.vnni.weights import constant_operand, packed_weights, start_of_sums
 from torch2rt.backends.spec import LayerSpec, Layout, LayoutChoice
 from torch2rt.backends.tactic import Call, Prepared, Refusal, Unprepared, Weights
@@ -37,6 +37,8 @@ from torch2rt.layers.accumulator import EIGHT_BITS
 from torch2rt.layers.convolution import Convolution
 from torch2rt.network.dtype import Array, DType
 
+# Of images that are covered as one.
+_MAX_PIXELS = 4096
 # More lines than these in a round of a loop wait for one another.
 _MAX_AHEAD = 4
 
@@ -127,7 +129,10 @@ class _Planner:
         if is_copied(spec):
             self._copy()
         if self.shape.is_product:
-            self.shape, self.images = self.shape.as_row(self.images), 1
+            # Small images together, so that tiles are whole; of large ones the list would be long.
+            if self.images * self.shape.height * self.shape.width <= _MAX_PIXELS:
+                self.shape, self.images = self.shape.as_row(self.images), 1
+            self.shape = self.shape.as_row()
         self.vectors = min(block.vectors, self.shape.out_channels // LANES)
         self.tiles = tiles(self.shape, block.pixels)
         self.panels = -(-self.shape.out_channels // (LANES * self.vectors))
@@ -172,13 +177,12 @@ class _Planner:
         )
 
     def _columns(self) -> int:
-        """Among how many threads the panels are divided: where weights are larger than images."""
-        if math.prod(self.spec.inputs[1].shape) < math.prod(self.spec.inputs[0].shape):
-            return 1
-        return max(
-            count for count in range(1, self.threads + 1)
-            if self.threads % count == 0 and self.panels % count == 0
-        )
+        """Among how many threads the panels are divided: many where weights are large."""
+        weights, image = (math.prod(tensor.shape) for tensor in (
+            self.spec.inputs[1], self.spec.inputs[0]
+        ))
+        tile_count = self.images * len(self.tiles)
+        return grid_columns(self.panels, tile_count, self.threads, weights > image)
 
     def _ahead(self) -> int:
         """Lines fetched in each round, so that the tiles of a thread fetch the next panel."""

@@ -41,8 +41,8 @@ class Geometry:
             (self.height, self.width) == (self.out_height, self.out_width)
         )
 
-    def as_row(self, images: int) -> Geometry:
-        """All images as one row of pixels; needs `is_product`."""
+    def as_row(self, images: int = 1) -> Geometry:
+        """So many images as one row of pixels; needs `is_product`."""
         pixels = images * self.height * self.width
         return replace(self, height=1, width=pixels, out_height=1, out_width=pixels)
 
@@ -136,3 +136,15 @@ def tiles(shape: Geometry, most: int) -> list[Tile]:
         first, rows = (inside[0], len(inside)) if inside else (0, 0)
         result += [Tile(span, y, first, rows) for span in row]
     return result
+
+
+def grid_columns(panels: int, tiles: int, threads: int, prefers_panels: bool = False) -> int:
+    """Among how many threads the panels are divided, the tiles among the others.
+
+    So that nobody has much more to do than others; if that leaves a choice, among few or many.
+    """
+    def order(count: int) -> tuple[int, int]:
+        longest = -(-panels // count) * -(-tiles // (threads // count))
+        return longest, -count if prefers_panels else count
+
+    return min((count for count in range(1, threads + 1) if threads % count == 0), key=order)
