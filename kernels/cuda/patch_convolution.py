@@ -10,8 +10,7 @@ Columns of the product are permuted such that a thread ends up with 8 consecutiv
 Grid: a block per tile of pixels, slab of filters, group and image; slabs and groups first.
 Bytes moved: the image once and halos from L2, weights per block from L2, the result once.
 Bytes: a word holds four channels of a pixel, those that are none have weights of zero; sums are
-integers. Limits: 16-bit floats (a float32 image is rounded to the weights' type as it is copied) or
-bytes, one or two axes. Architectures: sm_80 and later.
+integers. Limits: 16-bit floats or bytes, one or two axes. Architectures: sm_80 and later.
 """
 
 from __future__ import annotations
@@ -113,12 +112,6 @@ _STAGE = r"""
 template <int N> T2R_DEVICE void store_halves(Half* to, const Loaded<Half, N>& values) {
     store_loaded<Half, N>(to, values);
 }
-template <int N> T2R_DEVICE void store_halves(Half* to, const Loaded<float, N>& values) {
-    float taken[N];
-    to_floats<float, N>(taken, values);
-    store_floats<Half, N>(to, taken);
-}
-
 template <class T, int N> T2R_DEVICE void store_halves(T* to, const Loaded<i8, N>& values) {
     float taken[N];
     to_floats<i8, N>(taken, values);
@@ -128,7 +121,6 @@ template <class T, int N> T2R_DEVICE void store_halves(T* to, const Loaded<i8, N
 T2R_DEVICE i8 to_half(i8 value, i8) { return value; }
 T2R_DEVICE f16 to_half(f16 value, f16) { return value; }
 T2R_DEVICE bf16 to_half(bf16 value, bf16) { return value; }
-template <class T> T2R_DEVICE T to_half(float value, T) { return from_float<T>(value); }
 template <class T> T2R_DEVICE T to_half(i8 value, T) { return from_float<T>(to_float(value)); }
 
 // 8 pixels of a row, all channels, from column z of row y of the image on.

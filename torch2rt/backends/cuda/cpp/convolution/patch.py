@@ -42,8 +42,6 @@ class PatchTactic(Tactic):
         if refusal is not None:
             return refusal
         x, weight = spec.inputs[:2]
-        if weight.dtype in _HALVES and x.dtype not in (weight.dtype, DType.FLOAT32):
-            return Refusal("not the image's floats")
         if weight.dtype not in (*_HALVES, DType.INT8):
             return Refusal("not 16-bit floats or bytes")
         if x.rank > 4:
