@@ -151,3 +151,10 @@ def test_refusals(change: dict, reason: str) -> None:
 def test_tactics_of_floats_do_not_take_them(name: str) -> None:
     spec = make_spec(Matmul(transpose_b=True), operands(4, k=24, n=8), BIASED, [1, 2, 3])
     assert isinstance(BACKEND.tactics[name].supports(spec), Refusal)
+
+
+def test_without_an_openmp_run_time_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "openmp_unavailable", lambda: "there is no libgomp")
+    monkeypatch.setattr(plan, "jit_unavailable", lambda: None)
+    spec = make_spec(Matmul(transpose_b=True), operands(4, k=24, n=8), BIASED, [1, 2, 3])
+    assert BACKEND.tactics[COMPILED].supports(spec) == Refusal("there is no libgomp")

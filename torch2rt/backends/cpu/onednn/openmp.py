@@ -10,6 +10,7 @@ own copy (found without importing torch) stands in where the system has none.
 import ctypes
 import importlib.util
 import threading
+from functools import cache
 from pathlib import Path
 
 from torch2rt.backends.cpu.onednn.errors import OneDNNArgumentError, OneDNNUnavailable
@@ -25,6 +26,16 @@ def openmp() -> ctypes.CDLL:
         if not _loaded:
             _loaded.append(_load())
         return _loaded[0]
+
+
+@cache
+def openmp_unavailable() -> str | None:
+    """Why there is no libgomp, or None."""
+    try:
+        openmp()
+        return None
+    except OneDNNUnavailable as error:
+        return str(error)
 
 
 def _load() -> ctypes.CDLL:

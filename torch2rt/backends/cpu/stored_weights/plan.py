@@ -14,7 +14,7 @@ from torch2rt.backends.buffer import Buffer, address_of, aligned_bytes
 from torch2rt.backends.cpu.jit import JitUnavailable, Machine, jit_unavailable, machine
 from torch2rt.backends.cpu.jit.parallel import ParallelCall, address_of_function, follow
 from torch2rt.backends.cpu.jit.print_vector import missing_op
-from torch2rt.backends.cpu.onednn.openmp import get_threads, openmp
+from torch2rt.backends.cpu.onednn.openmp import get_threads, openmp, openmp_unavailable
 from torch2rt.backends.cpu.stored_weights import kernel
 from torch2rt.backends.cpu.stored_weights.kernel import PANEL, TABLE, Product, stored_kernel
 from torch2rt.backends.cpu.winograd.element import ELEMENTS, Element, widened
@@ -38,7 +38,7 @@ def refusal(spec: LayerSpec) -> Refusal | None:
     dtypes |= {operand.dtype for operand in spec.inputs[spec.main_count :]}
     if not dtypes <= set(ELEMENTS):
         return Refusal("written for float32 and bfloat16")
-    missing = jit_unavailable()
+    missing = jit_unavailable() or openmp_unavailable()
     if missing is not None:
         return Refusal(missing)
     rows = math.prod(spec.outputs[0].shape[:-1])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -20,8 +19,7 @@ from torch2rt.backends.cpu.jit import (
 )
 from torch2rt.backends.cpu.jit.parallel import ParallelCall, address_of_function, follow
 from torch2rt.backends.cpu.jit.print_vector import missing_op
-from torch2rt.backends.cpu.onednn import OneDNNUnavailable
-from torch2rt.backends.cpu.onednn.openmp import get_threads, openmp
+from torch2rt.backends.cpu.onednn.openmp import get_threads, openmp, openmp_unavailable
 from torch2rt.backends.cpu.winograd import driver, kernels, output
 from torch2rt.backends.cpu.winograd.driver import Field
 from torch2rt.backends.cpu.winograd.element import ELEMENTS, Element
@@ -57,7 +55,7 @@ def refusal(spec: LayerSpec, m: int) -> Refusal | None:
         return Refusal("the weights are no constant")
     if min(spec.outputs[0].shape) == 0 or min(spec.outputs[0].shape[2:]) < m:
         return Refusal(f"the output is smaller than a tile of {m} x {m}")
-    reason = jit_unavailable() or _openmp_unavailable()
+    reason = jit_unavailable() or openmp_unavailable()
     if reason is not None:
         return Refusal(reason)
     lanes = machine().lanes
@@ -78,15 +76,6 @@ def _dtype_reason(spec: LayerSpec, m: int) -> str | None:
     if not has_bf16_products() or machine().lanes != 16:
         return "products of bfloat16 need a CPU with AVX512_BF16"
     return None
-
-
-@cache
-def _openmp_unavailable() -> str | None:
-    try:
-        openmp()
-        return None
-    except OneDNNUnavailable as error:
-        return str(error)
 
 
 def _epilogue_refusal(spec: LayerSpec) -> Refusal | None:
