@@ -7,6 +7,7 @@ that the network that is left, run on calibration data, is within the error.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -38,7 +39,7 @@ _SUMS = 4  # whose gradients are taken of each sample
 # A round of the search is worth another where it leaves so many of the layers in float.
 _BETTER = 0.9
 # Layers given back to 8 bits are tried in parts, down to such a part of all.
-_PARTS = 16
+_PARTS = 8
 _SMALLEST = 1e-30
 
 
@@ -73,18 +74,18 @@ def enough_of(order: Sequence[str], is_within: Callable[[Sequence[str]], bool]) 
     """
     first: list[str] = []
     rest, best = list(order), list(order)
-    while True:
+    for number in itertools.count():
         low, high = 0, len(rest)
         while low < high:
             middle = (low + high) // 2
             low, high = (low, middle) if is_within(first + rest[:middle]) else (middle + 1, high)
         found = first + rest[:low]
-        if len(found) > _BETTER * len(best):
-            return found if len(found) < len(best) else best
-        best = found
-        if low == 0:
-            return best
+        is_better = len(found) < _BETTER * len(best)
+        best = min(best, found, key=len)
+        if low == 0 or (number and not is_better):
+            break
         first.append(rest.pop(low - 1))
+    return best
 
 
 def without_needless(
