@@ -123,7 +123,9 @@ class _Trial:
             return "fp32" if layer.outputs[0].name in kept else INT8
 
         quantized = copy_network(self._network)
-        insert_quantization(quantized, self._table, target=self._target, overrides=precision)
+        insert_quantization(  # unfolded: the same numbers, in float32
+            quantized, self._table, target=self._target, overrides=precision, fold=False
+        )
         found = self._run(quantized)
         errors = [_square_error(found[name], want) for name, want in self._wanted.items()]
         return math.sqrt(sum(errors) / max(1, len(errors)))
