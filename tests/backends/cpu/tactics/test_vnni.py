@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 
 import pytest
+import tactic_testing
 import torch
 from tactic_testing import check_tactic
 
+from torch2rt.backends.cpu.backend import CpuBackend
 from torch2rt.backends.cpu.jit import jit_unavailable
 from torch2rt.backends.cpu.jit.compiler import has_byte_products
 from torch2rt.backends.cpu.vnni.field import Entry
@@ -101,6 +103,16 @@ def test_sums_of_a_copied_input_are_exact(name: str, dtype: torch.dtype) -> None
     x, w = stored(dtype, 2, channels, *image), weight(k, channels, *size)
     if dtype is torch.int8 or channels % 4:
         check_tactic("convolution.vnni.p7", kind, [x, w], constants=[1], exact=True)
+
+
+@pytest.mark.parametrize("threads", [1, 3, 4])
+def test_other_numbers_of_threads(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tactic_testing, "BACKEND", CpuBackend(threads=threads))
+    for name, dtype in (("stem", torch.int8), ("many channels", torch.uint8)):
+        (channels, k), image, kind = COPIED[name]
+        size = SIZES.get(name, (3, 3))
+        x, w = stored(dtype, 1, channels, *image), weight(k, channels, *size)
+        check_tactic("convolution.vnni.p14", kind, [x, w], constants=[1], exact=True)
 
 
 def test_a_signed_input_with_an_epilogue() -> None:
