@@ -12,6 +12,7 @@ from torch2rt.backends.cpu.jit import jit_unavailable
 from torch2rt.backends.cpu.jit.compiler import has_byte_products
 from torch2rt.backends.cpu.vnni.field import Entry
 from torch2rt.backends.cpu.vnni.plan import BytesPrepared
+from torch2rt.backends.tactic import Unprepared
 from torch2rt.layers.convolution import Convolution
 from torch2rt.network.dtype import DType
 
@@ -261,3 +262,12 @@ def test_epilogues_that_are_refused(epilogue: str, target: DType, reason: str) -
 def test_weights_that_are_computed_are_refused() -> None:
     with pytest.raises(AssertionError, match="the weights are no constant"):
         check_tactic(NAMES[0], window(1), [stored(torch.uint8, 1, 8, 4, 4), weight(16, 8, 1, 1)])
+
+
+@pytest.mark.parametrize("name", [*NAMES, "convolution.vnni.depthwise"])
+def test_a_plan_that_claims_what_is_refused_is_not_prepared(name: str) -> None:
+    inputs = [stored(torch.uint8, 1, 8, 4, 4), weight(24, 8, 1, 1)]
+    spec = tactic_testing.make_spec(window(1), inputs, None, [1])
+    weights = tactic_testing.DictWeights({"c1": inputs[1].numpy()})
+    with pytest.raises(Unprepared, match=r"no multiple of 16|a group per channel"):
+        tactic_testing.BACKEND.tactics[name].prepare(spec, weights)

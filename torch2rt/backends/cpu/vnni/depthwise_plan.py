@@ -72,10 +72,10 @@ def _products_unavailable() -> str | None:
 
 def prepare(spec: LayerSpec, weights: Weights) -> Prepared:
     """Compile what is not compiled yet, pack the weights."""
-    # A saved plan may come from another CPU, and LLVM ends the process where this one lacks an op.
-    reason = jit_unavailable() or _products_unavailable()
-    if reason is not None:
-        raise Unprepared(reason)
+    # A saved plan may come from another CPU, and a file may claim anything.
+    refused = refusal(spec)
+    if refused is not None:
+        raise Unprepared(refused.reason)
     try:
         return _Planner(spec).prepared(weights)
     except JitUnavailable as error:

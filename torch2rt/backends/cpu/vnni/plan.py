@@ -101,10 +101,11 @@ def layouts(spec: LayerSpec) -> Sequence[LayoutChoice]:
 
 def prepare(spec: LayerSpec, weights: Weights, block: Block) -> Prepared:
     """Compile what is not compiled yet, pack the weights."""
-    # A saved plan may come from another CPU, and LLVM ends the process where this one lacks an op.
-    reason = jit_unavailable() or _products_unavailable()
-    if reason is not None:
-        raise Unprepared(reason)
+    # A saved plan may come from another CPU, where LLVM would end the process for want of an op,
+    # and a file may claim anything: kernels write as they are told.
+    refused = refusal(spec)
+    if refused is not None:
+        raise Unprepared(refused.reason)
     try:
         return _Planner(spec, block).prepared(weights)
     except JitUnavailable as error:
