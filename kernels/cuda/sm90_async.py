@@ -96,3 +96,30 @@ T2R_DEVICE u64 describe(u32 address) {
          | ((u64)(ROW_BYTES == 128 ? 1 : 2) << 62);
 }
 """
+
+_TYPES = {"f16": "k16.f32.f16.f16", "bf16": "k16.f32.bf16.bf16", "i8": "k32.s32.s8.s8"}
+
+
+def multiply_functions(name: str, type: str, columns: int) -> str:
+    """C++ of ``name(d, a, b, adds)``: ``Sum d[columns / 2]`` (+)= a b over 32 bytes of k.
+
+    d is 64 x ``columns``, of a warpgroup; a and b are descriptors of factors of a C++ type.
+    ``hold(d)`` keeps the compiler from moving d past what runs meanwhile.
+    """
+    count = columns // 2
+    registers = ", ".join(f"%{i}" for i in range(count))
+    letter, tail = ("r", "p") if type == "i8" else ("f", "p, 1, 1, 0, 0")
+    outputs = ", ".join(f'"+{letter}"(d[{i}])' for i in range(count))
+    return f"""
+T2R_DEVICE void {name}(Sum (&d)[BN / 2], u64 a, u64 b, int adds) {{
+    asm volatile(
+        "{{ .reg .pred p; setp.ne.b32 p, %{count + 2}, 0; "
+        "wgmma.mma_async.sync.aligned.m64n{columns}{_TYPES[type]} "
+        "{{{registers}}}, %{count}, %{count + 1}, {tail}; }}"
+        : {outputs} : "l"(a), "l"(b), "r"(adds));
+}}
+T2R_DEVICE void hold(Sum (&d)[BN / 2]) {{
+#pragma unroll
+    for (int i = 0; i < BN / 2; i++) asm volatile("" : "+{letter}"(d[i]) :: "memory");
+}}
+"""

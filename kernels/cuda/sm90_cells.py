@@ -8,6 +8,8 @@ Source: PTX ISA, wgmma, matrix descriptors. Architectures: sm_90a alone.
 
 from __future__ import annotations
 
+from torch2rt.kernels.cuda.sm90_async import multiply_functions
+
 _COPIES = r"""
 #ifdef T2R_EMULATED
 T2R_DEVICE u8* shared_at(u32 address) {
@@ -76,19 +78,12 @@ T2R_DEVICE void products_begin(Sum (&d)[BN / 2]) {}
 T2R_DEVICE void products_end(Sum (&d)[BN / 2]) {}
 """
 
-_TYPES = {"f16": "k16.f32.f16.f16", "bf16": "k16.f32.bf16.bf16", "i8": "k32.s32.s8.s8"}
-
-
 def cells_source(type: str, columns: int) -> str:
     """C++ for factors of a type and products of 64 x ``columns``, in ``Sum d[columns / 2]``.
 
     ``multiply_step(d, a, b, adds)`` multiplies two cells per row, between ``products_begin(d)`` and
     ``products_end(d)``, which waits.
     """
-    count = columns // 2
-    registers = ", ".join(f"%{i}" for i in range(count))
-    letter, tail = ("r", "p") if type == "i8" else ("f", "p, 1, 1, 0, 0")
-    outputs = ", ".join(f'"+{letter}"(d[{i}])' for i in range(count))
     return f"""
 typedef {type} Factor;
 typedef {'i32' if type == 'i8' else 'float'} Sum;
@@ -97,17 +92,7 @@ constexpr int BN = {columns};
 #ifdef T2R_EMULATED
 {_EMULATED}
 #else
-T2R_DEVICE void multiply_step(Sum (&d)[BN / 2], u64 a, u64 b, int adds) {{
-    asm volatile(
-        "{{ .reg .pred p; setp.ne.b32 p, %{count + 2}, 0; "
-        "wgmma.mma_async.sync.aligned.m64n{columns}{_TYPES[type]} "
-        "{{{registers}}}, %{count}, %{count + 1}, {tail}; }}"
-        : {outputs} : "l"(a), "l"(b), "r"(adds));
-}}
-T2R_DEVICE void hold(Sum (&d)[BN / 2]) {{
-#pragma unroll
-    for (int i = 0; i < BN / 2; i++) asm volatile("" : "+{letter}"(d[i]) :: "memory");
-}}
+{multiply_functions("multiply_step", type, columns)}
 T2R_DEVICE void products_begin(Sum (&d)[BN / 2]) {{
     hold(d);
     asm volatile("wgmma.fence.sync.aligned;" ::: "memory");

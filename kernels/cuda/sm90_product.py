@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from torch2rt.kernels.cuda.prelude import PRELUDE, c_type
-from torch2rt.kernels.cuda.sm90_async import SM90_ASYNC
+from torch2rt.kernels.cuda.sm90_async import SM90_ASYNC, multiply_functions
 from torch2rt.kernels.cuda.sm90_product_form import (
     AHEAD,
     BLOCK_M,
@@ -59,7 +59,8 @@ def product_source(form: ProductForm) -> str:
         f"typedef {half} Half;",
     ]
     return "\n".join([
-        PRELUDE, *lines, *types, SM90_ASYNC, _PLACES, _multiply(form), _epilogue(form),
+        PRELUDE, *lines, *types, SM90_ASYNC, _PLACES,
+        multiply_functions("multiply", c_type(form.dtype), form.block_n), _epilogue(form),
         _kernel(form),
     ])
 
@@ -76,33 +77,6 @@ def _tap_constants(taps: Taps | None) -> dict[str, int]:
     for name, (over_h, over_w) in pairs.items():
         constants |= {f"{name}_H": over_h, f"{name}_W": over_w}
     return constants
-
-
-def _multiply(form: ProductForm) -> str:
-    """``multiply(d, a, b, adds)``: d (+)= a b over 32 bytes of k, d being 64 x BN."""
-    count = form.block_n // 2
-    registers = ", ".join(f"%{i}" for i in range(count))
-    is_int = form.dtype is DType.INT8
-    letter = "r" if is_int else "f"
-    outputs = ", ".join(f'"+{letter}"(d[{i}])' for i in range(count))
-    types = {
-        DType.FLOAT16: "k16.f32.f16.f16", DType.BFLOAT16: "k16.f32.bf16.bf16",
-        DType.INT8: "k32.s32.s8.s8",
-    }[form.dtype]
-    tail = "p" if is_int else "p, 1, 1, 0, 0"
-    return f"""
-T2R_DEVICE void multiply(Sum (&d)[BN / 2], u64 a, u64 b, int adds) {{
-    asm volatile(
-        "{{ .reg .pred p; setp.ne.b32 p, %{count + 2}, 0; "
-        "wgmma.mma_async.sync.aligned.m64n{form.block_n}{types} "
-        "{{{registers}}}, %{count}, %{count + 1}, {tail}; }}"
-        : {outputs} : "l"(a), "l"(b), "r"(adds));
-}}
-T2R_DEVICE void hold(Sum (&d)[BN / 2]) {{
-#pragma unroll
-    for (int i = 0; i < BN / 2; i++) asm volatile("" : "+{letter}"(d[i]) :: "memory");
-}}
-"""
 
 
 def _epilogue(form: ProductForm) -> str:
