@@ -5,6 +5,9 @@
      "tensors": {
       "conv1": {"threshold": 2.11, "min": -2.2, "max": 2.64, "negatives": 0.5, ...},
      ...
+     "floats": {                                        where there are any: layers, noise in dB
+      "conv1": -27.3,
+     ...
      "histograms": {
       "conv1": {"min": -2.2, "max": 2.64, "negatives": 150528, "exponent": 2, "counts": "eNq..."},
 
