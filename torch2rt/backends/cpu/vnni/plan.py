@@ -37,6 +37,8 @@ from torch2rt.layers.accumulator import EIGHT_BITS
 from torch2rt.layers.convolution import Convolution
 from torch2rt.network.dtype import Array, DType
 
+# Times the size of the image that weights are large (measured: 1 is slower by 3 %, 60 no faster).
+_LARGE = 16
 # Of images that are covered as one.
 _MAX_PIXELS = 4096
 # More lines than these in a round of a loop wait for one another.
@@ -178,12 +180,15 @@ class _Planner:
         )
 
     def _columns(self) -> int:
-        """Among how many threads the panels are divided: many where weights are large."""
+        """Among how many threads the panels are divided.
+
+        Few, so that a thread finds in its cache what it wrote there; many where weights are large.
+        """
         weights, image = (math.prod(tensor.shape) for tensor in (
             self.spec.inputs[1], self.spec.inputs[0]
         ))
         tile_count = self.images * len(self.tiles)
-        return grid_columns(self.panels, tile_count, self.threads, weights > image)
+        return grid_columns(self.panels, tile_count, self.threads, weights > _LARGE * image)
 
     def _ahead(self) -> int:
         """Lines fetched in each round, so that the tiles of a thread fetch the next panel."""
