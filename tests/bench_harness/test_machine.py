@@ -1,5 +1,9 @@
 import re
+from importlib import metadata
 
+import pytest
+
+import torch2rt
 from torch2rt.bench import machine_card
 from torch2rt.bench.machine import busy_seconds, library_version, usable_cores
 
@@ -31,3 +35,14 @@ def test_busy_time_grows_with_work() -> None:
     assert now is not None
     assert now > before
     assert usable_cores() >= 1
+
+
+def test_this_package_has_a_version_where_it_runs_from_its_sources(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def missing(distribution: str) -> str:
+        raise metadata.PackageNotFoundError(distribution)
+
+    monkeypatch.setattr(metadata, "version", missing)
+    assert library_version("torch2rt") == f"{torch2rt.__version__}, not installed"
+    assert library_version("torch") == "not installed"

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from torch2rt import __version__
+
 # Instruction sets that decide which kernels the libraries pick.
 FLAGS_OF_INTEREST = (
     "avx2",
@@ -117,11 +119,11 @@ def usable_cores() -> int:
 
 
 def library_version(distribution: str) -> str:
-    """The installed version, or "not installed"."""
+    """The installed version, or "not installed". This package may run from its sources."""
     try:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
-        return NOT_INSTALLED
+        return f"{__version__}, not installed" if distribution == "torch2rt" else NOT_INSTALLED
 
 
 def busy_seconds() -> float | None:
