@@ -126,6 +126,16 @@ def test_too_many_operands() -> None:
     check_refused(FuseEpilogue(), source, reason="read 9 tensors")
 
 
+def test_float16_is_not_written_by_kernels_of_cpus() -> None:
+    source = (
+        "input %x: float32[2,4]\nconstant @w: float32[3,4]\n"
+        '%a = matmul(%x, @w) {"transpose_b":true} -> float32[2,3]\n'
+        + pointwise("y", "%a", "to_float16(i0)", "float16[2,3]") + "output y = %y\n"
+    )
+    check_fires(FuseEpilogue.for_target("cuda"), source, kinds=["matmul"])
+    check_refused(FuseEpilogue.for_target("cpu"), source, reason="float16, which kernels of CPUs")
+
+
 def test_layers_without_epilogue_do_not_match() -> None:
     source = (
         'input %x: float32[2,6]\n%a = reshape(%x) {"shape":[3,4]} -> float32[3,4]\n'

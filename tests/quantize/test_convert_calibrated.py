@@ -195,3 +195,16 @@ def test_options_that_do_not_fit_are_refused(options, message, inputs, net, cach
 def test_bad_data_is_a_clear_error(source, message, net, cache):
     with pytest.raises(CalibrationError, match=message):
         convert(net, torch.randn(4, 3, 8, 8), cache, calibration=source)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_model_in_half_runs_in_bytes_on_a_cpu_without_torch(dtype):
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 5))
+    model, x = model.eval().to(dtype), torch.randn(4, 3, 8, 8).to(dtype)
+    rt = torch2rt.convert(
+        model, x, precision={"*": "int8"}, calibration=[x], threads=1,
+        timing_cache=TimingCache(), progress=False,
+    )
+    assert rt(x).dtype is dtype
+    torch.testing.assert_close(rt(x).float(), model.float()(x.float()).detach(), rtol=0, atol=0.05)
+    assert not rt.engine.needs_torch

@@ -21,6 +21,7 @@ from torch2rt.passes.base import Reject
 from torch2rt.passes.expressions.dtypes import cast_between, natural_dtype, operand
 
 _STORED = (DType.INT8, DType.UINT8)
+_NARROWED = (DType.FLOAT32, DType.FLOAT16)
 # What norms round their results to, on a backend whose kernels do.
 _ROUNDED = (DType.INT8, DType.FLOAT8_E4M3)
 
@@ -46,20 +47,21 @@ class FuseEpilogue(Fusion[PointwiseAfter]):
     Refuses when the producer's result has other readers or is a network output, when the shapes
     differ, when the result is neither float nor 8 bits, or when the epilogue would grow too large.
     float8 is written by matmuls alone, and on a GPU by layer norms, which take nothing but such a
-    rounding.
+    rounding. On a CPU a float32 result is not made float16 in an epilogue: no library writes it.
     """
 
     name: ClassVar[str] = "fuse_epilogue"
     equation: ClassVar[str] = "g(f(x)) = (g o f)(x)"
     priority: ClassVar[int] = 40
 
-    def __init__(self, *, norms_round: bool = False) -> None:
+    def __init__(self, *, norms_round: bool = False, narrows_to_float16: bool = True) -> None:
         self._norms_round = norms_round
+        self._narrows_to_float16 = narrows_to_float16
 
     @classmethod
     def for_target(cls, target: str) -> Self:
-        """On a GPU, layer norms write 8 bits."""
-        return cls(norms_round=target == "cuda")
+        """On a GPU, layer norms write 8 bits, and whatever is float32 may be written as float16."""
+        return cls(norms_round=target == "cuda", narrows_to_float16=target == "cuda")
 
     def match(self, network: Network, layer: Layer) -> PointwiseAfter | None:
         """A pointwise layer after a layer that takes an epilogue; the best producer if several."""
@@ -86,6 +88,9 @@ class FuseEpilogue(Fusion[PointwiseAfter]):
         """The reason found while matching, or the size of the result."""
         if match.reason is not None:
             return Reject(match.reason, match.producer.name)
+        before, after = match.producer.output.dtype, match.pointwise.output.dtype
+        if (before, after) == _NARROWED and not self._narrows_to_float16:
+            return Reject("float16, which kernels of CPUs do not write", match.producer.name)
         fused = _fused(match)
         if ex.size(fused.expression) > MAX_SIZE:
             return Reject(f"the epilogue would have {ex.size(fused.expression)} terms",
