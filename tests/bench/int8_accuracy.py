@@ -8,8 +8,8 @@ calibrated on. The halves are crops of the same photos; for some rows they are o
 Writes results/int8_accuracy_<date>.csv: top-1 agreement with the float32 model and the
 signal-to-noise ratio of the logits, for plain min-max ranges, for every method, for what is
 corrected, and for the default, which leaves in float the layers that lose most; then the time of
-three engines, at one image: the least of many runs, in turns. Last the small ResNet of
-examples/07_mnist_int8.py on held-out digits, at every precision, calibrated by entropy.
+three engines, at one image on one thread: the least of many runs, in turns. Last the small ResNet
+of examples/07_mnist_int8.py on held-out digits, at every precision, calibrated by entropy.
 """
 
 from __future__ import annotations
@@ -198,7 +198,9 @@ def times(
         "default, no layer kept in float": {"precision": "int8", "calibration": everywhere},
     }
     engines = {
-        label: torch2rt.convert(model, example, timing_cache=cache, progress=False, **options)
+        label: torch2rt.convert(
+            model, example, timing_cache=cache, progress=False, threads=1, **options
+        )
         for label, options in given.items()
     }
     least = dict.fromkeys(engines, float("inf"))
