@@ -16,6 +16,7 @@ from enum import IntEnum, auto
 
 from torch2rt.backends.cpu.jit import Function, address_of_kernel
 from torch2rt.backends.cpu.jit.print_vector import vector_declarations
+from torch2rt.backends.cpu.vnni.driving import DriverWriter
 from torch2rt.backends.cpu.vnni.epilogue import PANEL, Epilogue
 from torch2rt.backends.cpu.vnni.store import STORE_DECLARATIONS, EpilogueWriter, TileFunction
 
@@ -159,29 +160,22 @@ def _unpacked(f: Function, kind: str, left: str, right: str, is_high: bool) -> s
 def driver_kernel() -> int:
     """Address of the function of a thread; its argument is that of the `DepthwiseField` numbers."""
     name = "vnni_depthwise_driver"
-    return address_of_kernel(name, lambda: _Driver(name).text())
+    return address_of_kernel(name, lambda: _Driver(name, DepthwiseField).text())
 
 
-class _Driver:
-    def __init__(self, name: str) -> None:
-        self.f = Function(name, [("ptr", "data")], LANES)
-        self.get = {
-            field: self.f.load("i64", self.f.at("%data", field.value, "i64"), 8)
-            for field in DepthwiseField
-        }
-
+class _Driver(DriverWriter):
     def text(self) -> str:
         """Panels one after the other, so that rows are found in the cache."""
         f, get = self.f, self.get
         thread, threads = (
-            self._ask(DepthwiseField.thread_number), self._ask(DepthwiseField.thread_count)
+            self.ask(DepthwiseField.thread_number), self.ask(DepthwiseField.thread_count)
         )
         is_grid = f.compare("eq", f.integer("srem", threads, get[DepthwiseField.columns]), 0)
         columns = f.value(f"select i1 {is_grid}, i64 {get[DepthwiseField.columns]}, i64 1")
-        first, last = self._part(
+        first, last = self.part(
             f.integer("srem", thread, columns), columns, get[DepthwiseField.panels]
         )
-        begin, end = self._part(
+        begin, end = self.part(
             f.integer("sdiv", thread, columns), f.integer("sdiv", threads, columns),
             f.integer("mul", get[DepthwiseField.images], get[DepthwiseField.tile_count]),
         )
@@ -197,7 +191,7 @@ class _Driver:
         image = f.integer("sdiv", item, get[DepthwiseField.tile_count])
         number = f.integer("srem", item, get[DepthwiseField.tile_count])
         tile = f.at(
-            self._pointer(DepthwiseField.tiles),
+            self.pointer(DepthwiseField.tiles),
             f.integer("mul", number, get[DepthwiseField.tile_numbers]), "i64",
         )
         kernel = f.load("ptr", tile, 8)
@@ -210,24 +204,10 @@ class _Driver:
         place = f.integer("add", place, pixel)
         place = f.integer("mul", place, get[DepthwiseField.channels])
         weights = f.integer("mul", panel, get[DepthwiseField.panel_bytes])
-        x = f.at(self._pointer(DepthwiseField.source), f.integer("add", source, channel), "i8")
+        x = f.at(self.pointer(DepthwiseField.source), f.integer("add", source, channel), "i8")
         f.call(kernel, [
-            ("ptr", x), ("ptr", f.at(self._pointer(DepthwiseField.weights), weights, "i8")),
-            ("ptr", self._pointer(DepthwiseField.zeros)), ("ptr", f.at(tile, 2, "i64")),
-            ("ptr", self._pointer(DepthwiseField.table)),
+            ("ptr", x), ("ptr", f.at(self.pointer(DepthwiseField.weights), weights, "i8")),
+            ("ptr", self.pointer(DepthwiseField.zeros)), ("ptr", f.at(tile, 2, "i64")),
+            ("ptr", self.pointer(DepthwiseField.table)),
             ("i64", f.integer("add", place, channel)), ("i64", constant),
         ])
-
-    def _ask(self, field: DepthwiseField) -> str:
-        narrow = self.f.value(f"call i32 {self._pointer(field)}()")
-        return self.f.value(f"sext i32 {narrow} to i64")
-
-    def _pointer(self, field: DepthwiseField) -> str:
-        return self.f.value(f"inttoptr i64 {self.get[field]} to ptr")
-
-    def _part(self, index: str, parts: str, count: str) -> tuple[str, str]:
-        """Where part ``index`` of so many nearly equal ones starts and ends."""
-        f = self.f
-        after = f.integer("add", index, 1)
-        begin = f.integer("sdiv", f.integer("mul", index, count), parts)
-        return begin, f.integer("sdiv", f.integer("mul", after, count), parts)

@@ -6,7 +6,8 @@ large, each thread reads its own; where images are large, each writes its own ro
 
 from __future__ import annotations
 
-from torch2rt.backends.cpu.jit import Function, address_of_kernel
+from torch2rt.backends.cpu.jit import address_of_kernel
+from torch2rt.backends.cpu.vnni.driving import DriverWriter
 from torch2rt.backends.cpu.vnni.field import Entry, Field
 from torch2rt.backends.cpu.vnni.kernel import LANES
 
@@ -14,28 +15,22 @@ from torch2rt.backends.cpu.vnni.kernel import LANES
 def driver_kernel() -> int:
     """Address of the function of one thread; its argument is the address of the `Field` numbers."""
     name = "vnni_driver"
-    return address_of_kernel(name, lambda: _Driver(name).text())
+    return address_of_kernel(name, lambda: _Driver(name, Field).text())
 
 
-class _Driver:
-    def __init__(self, name: str) -> None:
-        self.f = Function(name, [("ptr", "data")], LANES)
-        self.get = {
-            field: self.f.load("i64", self.f.at("%data", field.value, "i64"), 8) for field in Field
-        }
-
+class _Driver(DriverWriter):
     def text(self) -> str:
         """Panels one after the other, so that tiles find the weights in the cache."""
         f, get = self.f, self.get
-        thread, threads = self._ask(Field.thread_number), self._ask(Field.thread_count)
+        thread, threads = self.ask(Field.thread_number), self.ask(Field.thread_count)
         with f.when(f.compare("ne", get[Field.has_copy], 0)):
             self._copy(thread, threads)
         is_grid = f.compare("eq", f.integer("srem", threads, get[Field.columns]), 0)
         columns = f.value(f"select i1 {is_grid}, i64 {get[Field.columns]}, i64 1")
-        panel_begin, panel_end = self._part(
+        panel_begin, panel_end = self.part(
             f.integer("srem", thread, columns), columns, get[Field.panels]
         )
-        begin, end = self._part(
+        begin, end = self.part(
             f.integer("sdiv", thread, columns), f.integer("sdiv", threads, columns),
             f.integer("mul", get[Field.images], get[Field.tile_count]),
         )
@@ -44,7 +39,7 @@ class _Driver:
         with f.when(f.value(f"and i1 {has_panels}, {has_tiles}")), \
                 f.loop(panel_begin, panel_end) as panel:
             start = f.integer("mul", panel.counter, get[Field.panel_bytes])
-            weights = f.at(self._pointer(Field.weights), start, "i8")
+            weights = f.at(self.pointer(Field.weights), start, "i8")
             following = f.compare("slt", f.integer("add", panel.counter, 1), panel_end)
             step = f.value(f"select i1 {following}, i64 {get[Field.panel_bytes]}, i64 0")
             next_weights = f.at(weights, step, "i8")
@@ -57,26 +52,12 @@ class _Driver:
     def _copy(self, thread: str, threads: str) -> None:
         """This thread's rows of the copy; then threads wait for each other."""
         f = self.f
-        begin, end = self._part(thread, threads, self.get[Field.copy_rows])
+        begin, end = self.part(thread, threads, self.get[Field.copy_rows])
         with f.when(f.compare("slt", begin, end)):
-            f.call(self._pointer(Field.copy_kernel), [
+            f.call(self.pointer(Field.copy_kernel), [
                 ("ptr", "%data"), ("i64", begin), ("i64", end),
             ])
-        f.call(self._pointer(Field.barrier), [])
-
-    def _ask(self, field: Field) -> str:
-        narrow = self.f.value(f"call i32 {self._pointer(field)}()")
-        return self.f.value(f"sext i32 {narrow} to i64")
-
-    def _pointer(self, field: Field) -> str:
-        return self.f.value(f"inttoptr i64 {self.get[field]} to ptr")
-
-    def _part(self, index: str, parts: str, count: str) -> tuple[str, str]:
-        """Where part ``index`` of so many nearly equal ones starts and ends."""
-        f = self.f
-        after = f.integer("add", index, 1)
-        begin = f.integer("sdiv", f.integer("mul", index, count), parts)
-        return begin, f.integer("sdiv", f.integer("mul", after, count), parts)
+        f.call(self.pointer(Field.barrier), [])
 
     def _ahead(self, weights: str, done: str) -> str:
         """What the next tile fetches of a panel, ``done`` tiles having fetched the lines before."""
@@ -90,7 +71,7 @@ class _Driver:
         f, get = self.f, self.get
         image = f.integer("sdiv", item, get[Field.tile_count])
         number = f.integer("srem", item, get[Field.tile_count])
-        entry = f.at(self._pointer(Field.tiles), f.integer("mul", number, len(Entry)), "i64")
+        entry = f.at(self.pointer(Field.tiles), f.integer("mul", number, len(Entry)), "i64")
         tile = {
             part: f.load("i64", f.at(entry, part.value, "i64"), 8) for part in Entry
         }
@@ -109,8 +90,8 @@ class _Driver:
         place = f.integer("add", f.integer("add", place, pixel), channel)
         shift = f.integer("mul", tile[Entry.vector_bytes], vectors)
         f.call(f.value(f"inttoptr i64 {kernel} to ptr"), [
-            ("ptr", f.at(self._pointer(Field.source), source, "i8")),
+            ("ptr", f.at(self.pointer(Field.source), source, "i8")),
             ("ptr", f.at(weights, shift, "i8")),
-            ("ptr", self._pointer(Field.table)), ("i64", place), ("i64", channel),
+            ("ptr", self.pointer(Field.table)), ("i64", place), ("i64", channel),
             ("i64", tile[Entry.rows]), ("ptr", ahead),
         ])
