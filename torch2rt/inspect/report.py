@@ -229,8 +229,9 @@ def _plan_lines(engine: Engine, plan: Plan) -> list[str]:
         "runner-up; epilogue",
     ]
     if plan.untuned:
-        lines.insert(1, f"  {plan.untuned} step(s) have a tactic that was not measured: the time "
-                     "for tuning was spent; convert again with the same timing cache to go on")
+        lines.insert(1, f"  {plan.untuned} step(s) have a tactic that was not measured: the plan "
+                     "was made on demand, or the time for tuning was spent (convert again with "
+                     "the same timing cache to go on)")
     for row, step in zip(rows, plan.steps, strict=True):
         epilogue = layers[step.layer].epilogue if step.layer in layers else None
         share = f"{row.share:.0%}" if row.share is not None else "-"
