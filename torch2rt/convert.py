@@ -226,7 +226,9 @@ def _convert(
         if oracle is not None:
             with exact_float32():
                 expected = captured.run(tensors)
-            errors = verify_engine(engine, oracle, tensors, expected, "the example inputs")
+            errors = verify_engine(
+                engine, oracle, tensors, expected, "the example inputs", is_judged=judge is not None
+            )
             engine.report["verified"] = errors
     return engine
 

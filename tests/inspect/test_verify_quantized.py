@@ -77,6 +77,13 @@ def test_a_useless_result_is_refused_with_what_to_do(rt):
     other = [torch.randn(2, 4) * 100]
     with pytest.raises(QuantizationError, match="give the layers that lose most"):
         verify_engine(rt.engine, rt.engine.network, [IMAGES[0]], other, "x")
+    errors = verify_engine(
+        rt.engine, rt.engine.network, [IMAGES[0]], other, "x", is_judged=True
+    )  # by a metric of the user's, which has let it pass
+    assert errors["output"] > 0.5
+    other[0][0, 0] = torch.nan
+    with pytest.raises(QuantizationError):
+        verify_engine(rt.engine, rt.engine.network, [IMAGES[0]], other, "x", is_judged=True)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])

@@ -34,14 +34,15 @@ _LOW = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 def verify_engine(
     engine: Engine, network: Network, inputs: Sequence[torch.Tensor],
-    expected: Sequence[torch.Tensor], what: str,
+    expected: Sequence[torch.Tensor], what: str, *, is_judged: bool = False,
 ) -> dict[str, float]:
     """Relative error of each output against the model's own outputs for these inputs.
 
     An output further off than the tolerance of the engine's precision is judged again against
     ``network`` (the captured one, before any pass) in float64: it may be a few times as far from
     that as the model is when it computes in that precision. What is quantized is judged by
-    `check_quantized`; what hangs on choices, such as which box is kept, with the engine's own
+    `check_quantized`, how much it loses by that only where no metric of the user's has
+    (``is_judged``); what hangs on choices, such as which box is kept, with the engine's own
     choices (see `inspect.choices`). VerificationError names the output and the first layer that is
     off; OverflowInPrecisionError, the one that leaves the range.
     PluginError names a plugin that writes where it must not.
@@ -63,7 +64,7 @@ def verify_engine(
         if chosen is not None:
             return chosen
     if is_quantized(engine.network) or stores_weights(engine.network):
-        return check_quantized(engine, runs, inputs, expected, what)
+        return check_quantized(engine, runs, inputs, expected, what, is_judged=is_judged)
     if math.isinf(errors[worst]) and engine.precision == "fp16":
         _check_overflow(engine, inputs, what, worst)
     of_eager = _eager_error(engine, network, inputs, expected, names)[worst]
