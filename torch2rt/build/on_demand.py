@@ -53,7 +53,7 @@ def preferred_tactics(engine: Engine) -> dict[str, tuple[str, str]]:
 
 
 def failed_tactics(engine: Engine) -> dict[str, set[tuple[str, str]]]:
-    """For each layer, the tactics and output layouts that failed when a plan was tuned."""
+    """For each layer, the tactics and layouts that failed when a plan was tuned."""
     failed: dict[str, set[tuple[str, str]]] = {}
     for plan in engine.plans:
         for layer, names in plan.failed.items():
