@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 THREADS = 2
 SEED = 0
@@ -18,6 +19,9 @@ sys.path.insert(0, str(Path(__file__).parent / "support"))
 
 def pytest_configure() -> None:
     torch.set_num_threads(THREADS)
+    # How long an example takes says how busy the machine is, and nothing of what is tested.
+    settings.register_profile("load", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("load")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
