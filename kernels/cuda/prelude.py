@@ -163,6 +163,16 @@ T2R_DEVICE i8 t2r_round_i8(float x, float high) {
 template <class T> T2R_DEVICE u32 pack2(float low, float high) {
     return (u32)from_float<T>(low).bits | ((u32)from_float<T>(high).bits << 16);
 }
+// The same of E4M3, cut to -448..448: 16 bits.
+T2R_DEVICE u16 pack2_f8(float low, float high) {
+#if !defined(T2R_EMULATED) && __CUDA_ARCH__ >= 890
+    u16 result;
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(result) : "f"(high), "f"(low));
+    return result;
+#else
+    return (u16)(from_float<f8>(low).bits | from_float<f8>(high).bits << 8);
+#endif
+}
 #ifndef T2R_EMULATED
 template <> __device__ __forceinline__ u32 pack2<f16>(float low, float high) {
     u32 result;

@@ -97,7 +97,12 @@ T2R_DEVICE u64 describe(u32 address) {
 }
 """
 
-_TYPES = {"f16": "k16.f32.f16.f16", "bf16": "k16.f32.bf16.bf16", "i8": "k32.s32.s8.s8"}
+_TYPES = {
+    "f16": "k16.f32.f16.f16", "bf16": "k16.f32.bf16.bf16", "i8": "k32.s32.s8.s8",
+    "f8": "k32.f32.e4m3.e4m3",
+}
+# What follows the predicate: signs of the factors, and which of them lie transposed.
+_TAILS = {"f16": ", 1, 1, 0, 0", "bf16": ", 1, 1, 0, 0", "i8": "", "f8": ", 1, 1"}
 
 
 def multiply_functions(name: str, type: str, columns: int) -> str:
@@ -108,14 +113,14 @@ def multiply_functions(name: str, type: str, columns: int) -> str:
     """
     count = columns // 2
     registers = ", ".join(f"%{i}" for i in range(count))
-    letter, tail = ("r", "p") if type == "i8" else ("f", "p, 1, 1, 0, 0")
+    letter = "r" if type == "i8" else "f"
     outputs = ", ".join(f'"+{letter}"(d[{i}])' for i in range(count))
     return f"""
 T2R_DEVICE void {name}(Sum (&d)[BN / 2], u64 a, u64 b, int adds) {{
     asm volatile(
         "{{ .reg .pred p; setp.ne.b32 p, %{count + 2}, 0; "
         "wgmma.mma_async.sync.aligned.m64n{columns}{_TYPES[type]} "
-        "{{{registers}}}, %{count}, %{count + 1}, {tail}; }}"
+        "{{{registers}}}, %{count}, %{count + 1}, p{_TAILS[type]}; }}"
         : {outputs} : "l"(a), "l"(b), "r"(adds));
 }}
 T2R_DEVICE void hold(Sum (&d)[BN / 2]) {{

@@ -159,6 +159,11 @@ template <class T> T2R_DEVICE void read_pair(
 // Two neighbours of a row of the result, where the store's map expects them. Loads of what the
 // epilogue reads do not pass it: more of them at once than AHEAD says would not fit the registers.
 T2R_DEVICE void put(u32 at, float low, float high) {
+    if (sizeof(Result) == 1) {
+        const u16 pair = pack2_f8(low, high);
+        asm volatile("st.shared.b16 [%0], %1;" :: "r"(at), "h"(pair) : "memory");
+        return;
+    }
     const u32 word = pack2<Half>(low, high);
     asm volatile("st.shared.b32 [%0], %1;" :: "r"(at), "r"(word) : "memory");
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from torch2rt import expression as ex
+from torch2rt.network.torch_cast import FLOAT8_MAX
 
 
 def rounded_bytes(expression: ex.Expression) -> tuple[ex.Expression, float, float] | None:
@@ -18,6 +19,14 @@ def rounded_bytes(expression: ex.Expression) -> tuple[ex.Expression, float, floa
             if is_whole and -128 <= bounds[0] <= bounds[1] <= 127:
                 return x, *bounds
     return None
+
+
+def unsaturated(expression: ex.Expression) -> ex.Expression:
+    """What a float8 result is rounded from: storing cuts it to -448..448 and rounds it anyway."""
+    match expression:
+        case ex.Apply("clamp", (x, ex.Constant(value=low), ex.Constant(value=high))):
+            return x if (low, high) == (-FLOAT8_MAX, FLOAT8_MAX) else expression
+    return expression
 
 
 def is_never_negative(expression: ex.Expression) -> bool:

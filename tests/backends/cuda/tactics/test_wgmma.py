@@ -13,16 +13,20 @@ from torch2rt.backends.backend import find_tactic
 from torch2rt.backends.cuda.cpp import sm90_products
 from torch2rt.backends.cuda.device import preparing_for
 from torch2rt.backends.cuda.nvrtc import compile_cubin
-from torch2rt.backends.tactic import Refusal
+from torch2rt.backends.tactic import Refusal, Unprepared
 from torch2rt.kernels.cuda.sm90_product import product_source
 from torch2rt.kernels.cuda.sm90_product_form import Operand, ProductForm, Taps
 from torch2rt.layers.convolution import Convolution
 from torch2rt.layers.matmul import Matmul
 from torch2rt.network.dtype import DType
+from torch2rt.torch_values import constant_from_torch
 
 WIDTHS = [f"tile_128x{width}" for width in sm90_products.WIDTHS]
 BIAS, RESIDUAL = "gelu(add(i0,i1))", "relu(add(add(i0,i1),i2))"
 POINTWISE = Convolution((1, 1), (0, 0), (0, 0), (1, 1))
+FLOAT8_SUM = "add(mul(i0,i1),i2)"
+# What is rounded to float8 may fall to either side: a step of the largest numbers, 32 of 448.
+FLOAT8_STEP = 32 / 448 + 1e-3
 QUANTIZED = "to_int8(clamp(round(mul(add(mul(to_float32(i0),i1),i2),0.5)),-128.0,127.0))"
 
 
@@ -155,6 +159,52 @@ def test_integers(width: str, shape: str) -> None:
         )
 
 
+def float8s(*shape: int, seed: int = 0) -> torch.Tensor:
+    return (values(*shape, seed=seed).float() * 80).clamp(-448, 448).to(torch.float8_e4m3fn)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("shape", ["even", "parts", "rounds", "long", "half-step"])
+def test_float8(width: str, shape: str) -> None:
+    m, n, k = SHAPES[shape]
+    n, k = n - n % 16, k - k % 16
+    inputs = [float8s(m, k), float8s(n, k, seed=1), torch.rand(n) / k**0.5 / 1e4, torch.randn(n)]
+    name, kind = f"matmul.wgmma.{width}", Matmul(transpose_b=True)
+    with cuda_testing.testing_on(real_gpu()):
+        check_cuda_tactic(
+            name, kind, [*inputs, values(m, n, seed=2)], f"add({FLOAT8_SUM},i3)",
+            constants=[1, 2, 3], out_dtype=DType.FLOAT16, tolerance=6e-3,
+        )
+        check_cuda_tactic(
+            name, kind, inputs, f"clamp(mul(gelu({FLOAT8_SUM}),100.0),-448.0,448.0)",
+            constants=[1, 2, 3], out_dtype=DType.FLOAT8_E4M3, tolerance=FLOAT8_STEP,
+        )
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("width", WIDTHS)
+def test_float8_saturates(width: str) -> None:
+    x, w = float8s(256, 64), float8s(64, 64, seed=1)
+    x[0, 0], x[1, 0] = torch.nan, 448
+    with cuda_testing.testing_on(real_gpu()):
+        check_cuda_tactic(
+            f"matmul.wgmma.{width}", Matmul(transpose_b=True), [x, w], "clamp(i0,-448.0,448.0)",
+            constants=[1], out_dtype=DType.FLOAT8_E4M3, tolerance=FLOAT8_STEP,
+        )
+
+
+@pytest.mark.gpu
+def test_sums_of_float8_of_one_sign_are_within_the_bound() -> None:
+    x, w = torch.rand(256, 2048), torch.rand(256, 2048)
+    inputs = [(448 * part).to(torch.float8_e4m3fn) for part in (x, w)]
+    with cuda_testing.testing_on(real_gpu()):
+        check_cuda_tactic(
+            "matmul.wgmma.tile_128x128", Matmul(transpose_b=True), inputs, "mul(i0,1e-6)",
+            constants=[1], out_dtype=DType.FLOAT16, tolerance=6e-2,
+        )
+
+
 TAPS = Taps((3, 3), (2, 2), (1, 1), (1, 1), (14, 14), 2)
 FORMS = [
     ProductForm(
@@ -176,6 +226,18 @@ FORMS = [
         DType.INT8, DType.INT8, 64, 64, 4, True, True, True,
         (Operand("column", DType.FLOAT32), Operand("staged", DType.INT8)),
         "(i8)(i32)rint(t2r_clamp((float)i0 * i1 + i2, -128.0f, 127.0f))", TAPS,
+    ),
+    ProductForm(
+        DType.FLOAT8_E4M3, DType.FLOAT8_E4M3, 192, 128, 4, True, False, True,
+        (Operand("column", DType.FLOAT32), Operand("column", DType.FLOAT32)),
+        "t2r_gelu_16(i0 * i1 + i2) * 3.0f",
+    ),
+    ProductForm(
+        DType.FLOAT8_E4M3, DType.BFLOAT16, 128, 128, 4, False, True, True,
+        (Operand("column", DType.FLOAT32), Operand("staged", DType.BFLOAT16)), "i0 * i1 + i2",
+    ),
+    ProductForm(
+        DType.FLOAT16, DType.FLOAT8_E4M3, 64, 64, 4, False, False, False, (), "i0", TAPS,
     ),
 ]
 
@@ -207,6 +269,45 @@ def test_it_takes_products_by_constants(hopper: None) -> None:
         refusal = tactic.supports(cuda_spec(Matmul(), inputs, None, constants))
         assert isinstance(refusal, Refusal)
         assert reason in refusal.reason
+
+
+def prepared_source(inputs: list[torch.Tensor], epilogue: str, out_dtype: DType) -> str:
+    """The kernel of a product whose operands but the first are constants."""
+    tactic = find_tactic(cuda_testing.TACTICS, "matmul.wgmma.tile_128x128")
+    constants = range(1, len(inputs))
+    spec = cuda_spec(Matmul(transpose_b=True), inputs, epilogue, constants, out_dtype)
+    assert tactic.supports(spec) is None
+    arrays = {f"c{i}": constant_from_torch(inputs[i])[0] for i in constants}
+    sources: list[str] = []
+
+    def remember(_: object, name: str, source: str, shared_bytes: int) -> None:
+        sources.append(source)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sm90_products, "cpp_kernel", remember)
+        tactic.prepare(spec, DictWeights(arrays))
+    return sources[0]
+
+
+def test_products_of_float8(hopper: None) -> None:
+    inputs = [float8s(256, 768), float8s(384, 768, seed=1), torch.rand(384), torch.randn(384)]
+    saturated = f"clamp(mul({FLOAT8_SUM},2.0),-448.0,448.0)"
+    source = prepared_source(inputs, saturated, DType.FLOAT8_E4M3)
+    assert "k32.f32.e4m3.e4m3" in source
+    # Storing saturates by itself.
+    assert "return (((i0 * i1) + i2) * 2.0f);" in source
+    assert "t2r_clamp((" in prepared_source(inputs, saturated, DType.FLOAT16)
+    narrower = f"clamp({FLOAT8_SUM},-448.0,8.0)"
+    assert "t2r_clamp((" in prepared_source(inputs, narrower, DType.FLOAT8_E4M3)
+    assert compile_cubin(source, "t2r_product", "sm_90a")
+
+
+def test_weights_of_one_sign_are_left_to_others(hopper: None) -> None:
+    inputs = [float8s(256, 4096), float8s(64, 4096)]
+    assert prepared_source(inputs, "mul(i0,0.5)", DType.FLOAT16)
+    inputs[1] = inputs[1].float().abs().to(torch.float8_e4m3fn)
+    with pytest.raises(Unprepared, match="sums of 4096 products of one sign"):
+        prepared_source(inputs, "mul(i0,0.5)", DType.FLOAT16)
 
 
 def test_the_operand_to_share_leaves_the_fewest_rounds(hopper: None) -> None:

@@ -361,6 +361,8 @@ _PRINTERS: dict[str, _Print] = {
 _PRINTERS.update((name, _function(name, is_floating=True)) for name in _MATH)
 _PRINTERS.update((name, _function(f"t2r_{name}", is_floating=True)) for name in _ACTIVATIONS)
 _PRINTERS.update((f"to_{dtype.value}", _cast(dtype)) for dtype in DType)
-# Results whose rounding hides the error of these: 16-bit floats, and bytes.
-_COARSE = frozenset({DType.FLOAT16, DType.BFLOAT16, DType.INT8, DType.UINT8})
+# Results whose rounding hides the error of these: floats of 16 bits and fewer, and bytes.
+_COARSE = frozenset({
+    DType.FLOAT16, DType.BFLOAT16, DType.FLOAT8_E4M3, DType.INT8, DType.UINT8,
+})
 _COARSE_PRINTERS: dict[str, _Print] = {"gelu": _function("t2r_gelu_16", is_floating=True)}

@@ -12,6 +12,7 @@ from torch2rt.backends.cuda.constants import operand, packed_constant
 from torch2rt.backends.cuda.cpp.kernel import cpp_kernel
 from torch2rt.backends.cuda.cpp.print_cpp import missing_op, print_cpp
 from torch2rt.backends.cuda.device import Device, current_device
+from torch2rt.backends.cuda.float8_sums import sums_refusal
 from torch2rt.backends.cuda.launch import (
     I32,
     Argument,
@@ -21,6 +22,7 @@ from torch2rt.backends.cuda.launch import (
     Out,
     Packed,
 )
+from torch2rt.backends.cuda.rounding import unsaturated
 from torch2rt.backends.cuda.triton.convolution import Window
 from torch2rt.backends.cuda.triton.gemm import Product, map_refusal, packed_pitch, packed_rows
 from torch2rt.backends.cuda.triton.launch import overwritable
@@ -33,7 +35,7 @@ from torch2rt.backends.cuda.triton.tensor_map import (
     encoded_pixels,
 )
 from torch2rt.backends.spec import LayerSpec
-from torch2rt.backends.tactic import Prepared, Refusal, Weights
+from torch2rt.backends.tactic import Prepared, Refusal, Unprepared, Weights
 from torch2rt.kernels.cuda.sm90_product import product_source
 from torch2rt.kernels.cuda.sm90_product_form import (
     BLOCK_M,
@@ -49,9 +51,9 @@ from torch2rt.network.dtype import DType
 # Widths of tiles.
 WIDTHS = (64, 128, 192)
 # CUtensorMapDataType and CUtensorMapSwizzle of the driver.
-_ELEMENTS = {DType.INT8: 0, DType.FLOAT16: 6, DType.BFLOAT16: 9}
+_ELEMENTS = {DType.INT8: 0, DType.FLOAT8_E4M3: 0, DType.FLOAT16: 6, DType.BFLOAT16: 9}
 _SWIZZLES = {64: 2, 128: 3}
-_OUTPUTS = (DType.FLOAT16, DType.BFLOAT16, DType.INT8)
+_OUTPUTS = (DType.FLOAT16, DType.BFLOAT16, DType.INT8, DType.FLOAT8_E4M3)
 # Of one multiprocessor's tensor cores; what a launch costs; of the memory.
 _FLOPS_PER_US = 5.0e6
 _START_US = 3.0
@@ -185,7 +187,7 @@ def estimate_us(problem: Problem, block_n: int) -> float:
         math.ceil(_pairs(problem, block_n, shares_a) / (device.multiprocessors // 2))
         for shares_a in (False, True)
     )
-    rate = _FLOPS_PER_US * (2 if problem.dtype is DType.INT8 else 1)
+    rate = _FLOPS_PER_US * 2 / problem.dtype.itemsize_bytes
     one: float = 2 * BLOCK_M * block_n * problem.steps * problem.block_k / rate
     return max(rounds * one, problem.bytes_moved / _MEMORY_BYTES_PER_US) + _START_US
 
@@ -201,6 +203,9 @@ def prepare_problem(
     spec: LayerSpec, weights: Weights, problem: Problem, block_n: int
 ) -> Prepared:
     """The launch: packed weights, a source for the epilogue, clusters as many as fit."""
+    refusal = _sums_refusal(spec, weights, problem)
+    if refusal is not None:
+        raise Unprepared(refusal.reason)
     device = current_device()
     form = _form(spec, problem, block_n, device)
     kernel = cpp_kernel(weights, "t2r_product", product_source(form), form.shared_bytes)
@@ -211,6 +216,17 @@ def prepare_problem(
         _arguments(spec, weights, problem, form, tiles), form.shared_bytes, overlaps=True,
     )
     return KernelPrepared([launch], may_overwrite=overwritable(spec, problem.extras))
+
+
+def _sums_refusal(spec: LayerSpec, weights: Weights, problem: Problem) -> Refusal | None:
+    """Why the tensor cores' sums of float8 would be too coarse for these weights."""
+    name = spec.constants[1]
+    if problem.dtype is not DType.FLOAT8_E4M3 or name is None:
+        return None
+    array, product = weights.array(name), problem.product
+    if product is not None and product.pack is not None:
+        return sums_refusal(product.pack(array))
+    return sums_refusal(array.reshape(array.shape[0], -1))
 
 
 def _form(spec: LayerSpec, problem: Problem, block_n: int, device: Device) -> ProductForm:
@@ -257,11 +273,13 @@ def _expression(spec: LayerSpec, problem: Problem) -> str:
     dtypes = [accumulator, *(DType.FLOAT32 for _ in problem.extras)]
     if spec.epilogue is None:
         return "i0"
+    is_float8 = problem.out_dtype is DType.FLOAT8_E4M3
+    epilogue = unsaturated(spec.epilogue) if is_float8 else spec.epilogue
     names = [f"i{index}" for index in range(len(dtypes))]
     terms = problem.k * (problem.window.taps if problem.window is not None else 1)
     if problem.dtype is DType.INT8 and terms <= _MOST_SMALL_TERMS:
         names[0], dtypes[0] = "t2r_small_to_float(i0)", DType.FLOAT32
-    return print_cpp(spec.epilogue, names, dtypes, problem.out_dtype)
+    return print_cpp(epilogue, names, dtypes, problem.out_dtype)
 
 
 def _arguments(
