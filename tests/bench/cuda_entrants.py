@@ -57,10 +57,11 @@ class Settings:
 
 @dataclass
 class Entrant:
-    """One variant of one contender on one row."""
+    """One variant of one contender on one row, in a precision that may not be the row's."""
 
     contender: Contender
     row: BenchRow
+    precision: str
     call: Callable[[], object] | None = None
     rounds_ms: list[float] = field(default_factory=list)
     latencies_ms: list[float] = field(default_factory=list)
@@ -114,20 +115,30 @@ def load(model: str, batch: int) -> LoadedModel:
     return LoadedModel(module, *split_inputs(inputs))
 
 
+def contender_of(name: str, settings: Settings) -> tuple[Contender, str]:
+    """A contender and its precision: "compile", or "compile@fp16" beside others in fp8."""
+    kind, _, precision = name.partition("@")
+    return load_contender(kind), precision or settings.precision
+
+
 def enter(name: str, model: str, batch: int, settings: Settings) -> list[Entrant]:
     """One entrant per variant of a contender, only the likely best unless all are wanted."""
-    contender = load_contender(name)
-    refused = refusal(contender, settings.precision, settings.device)
+    contender, precision = contender_of(name, settings)
+    refused = refusal(contender, precision, settings.device)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     row = BenchRow(model, batch, settings.precision, name, contender.is_peer, measured_at=now)
     if refused is not None:
-        return [Entrant(contender, replace(row, status=refused.status, notes=refused.reason))]
-    variants = contender.variants_on(settings.device)[settings.precision]
+        row = replace(row, status=refused.status, notes=refused.reason)
+        return [Entrant(contender, row, precision)]
+    variants = contender.variants_on(settings.device)[precision]
     if not model.startswith(IMAGE_MODELS):
         variants = tuple(v for v in variants if v != "channels_last") or variants
     if not settings.all_variants:
         variants = variants[:1]
-    return [Entrant(load_contender(name), replace(row, variant=v)) for v in variants]
+    return [
+        Entrant(contender_of(name, settings)[0], replace(row, variant=v), precision)
+        for v in variants
+    ]
 
 
 def build(
@@ -138,7 +149,7 @@ def build(
     folder = Path(tempfile.mkdtemp(prefix="torch2rt-bench-"))
     row = entrant.row
     request = BuildRequest(
-        copy.deepcopy(loaded), row.variant, settings.precision, settings.device, settings.threads,
+        copy.deepcopy(loaded), row.variant, entrant.precision, settings.device, settings.threads,
         folder, settings.timing_cache, settings.tune_budget_s,
     )
     gpu = gpu_of(settings.device)
@@ -158,7 +169,7 @@ def build(
         return [f"{row.contender} {row.variant}: {entrant.row.notes}"]
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    is_right = error <= TOLERANCES[settings.precision]
+    is_right = error <= TOLERANCES[entrant.precision]
     entrant.call = call if is_right else None
     packages = entrant.contender.packages
     entrant.row = replace(
@@ -183,7 +194,7 @@ def engine_lines(entrant: Entrant, settings: Settings) -> list[str]:
     if settings.reports is not None:
         settings.reports.mkdir(parents=True, exist_ok=True)
         row = entrant.row
-        name = f"{row.model}_b{row.batch}_{row.precision}"
+        name = f"{row.model}_b{row.batch}_{entrant.precision}"
         module.report(settings.reports / f"{name}.json")
         module.report(settings.reports / f"{name}.txt")
     head = (
@@ -214,7 +225,7 @@ def run_in_float64(loaded: LoadedModel, device: str) -> list[Array]:
 
 def line_of(row: BenchRow) -> str:
     """A row as a line to read."""
-    head = f"{row.model} b{row.batch} {row.precision} {row.contender:<12} {row.variant:<16}"
+    head = f"{row.model} b{row.batch} {row.precision} {row.contender:<13} {row.variant:<16}"
     if row.median_ms is None:
         error = "" if row.error is None else f" error {row.error:.2e}"
         return f"{head} {row.status}{error} {row.notes}"

@@ -23,9 +23,18 @@ from typing import Any
 import cuda_models
 import numpy as np
 import torch
-from cuda_entrants import Entrant, Settings, build, enter, load, run_in_float64, say, take_turn
+from cuda_entrants import (
+    Entrant,
+    Settings,
+    build,
+    contender_of,
+    enter,
+    load,
+    run_in_float64,
+    say,
+    take_turn,
+)
 
-from torch2rt.bench.contenders import load_contender
 from torch2rt.bench.result import FAILED, OK, TIMEOUT, BenchRow
 from torch2rt.bench.values import Array
 
@@ -228,8 +237,9 @@ class Board:
                 late
             ) else row
         model, batch, name = key
+        is_peer = contender_of(name, settings)[0].is_peer
         return BenchRow(
-            model, batch, settings.precision, name, load_contender(name).is_peer, status=TIMEOUT,
+            model, batch, settings.precision, name, is_peer, status=TIMEOUT,
             notes="not built by the deadline",
         )
 
@@ -239,7 +249,7 @@ def make_jobs(
     models_file: str | None,
 ) -> list[Job]:
     """The processes, those that are needed first in front."""
-    light = tuple(name for name in contenders if name in LIGHT)
+    light = tuple(name for name in contenders if _kind(name) in LIGHT)
     count = min(LIGHT_PROCESSES, len(rows))
     jobs = [
         Job(
@@ -249,15 +259,20 @@ def make_jobs(
         )
         for index in range(count)
     ]
-    heavy = [name for name in contenders if name not in LIGHT]
-    for name in sorted(heavy, key=lambda name: name != "torch2rt"):
+    heavy = [name for name in contenders if _kind(name) not in LIGHT]
+    for name in sorted(heavy, key=lambda name: _kind(name) != "torch2rt"):
         for model, batch in rows:
-            niceness = 0 if name == "torch2rt" else 5
+            niceness = 0 if _kind(name) == "torch2rt" else 5
             jobs.append(Job(
                 f"{name}_{model}_{batch}", (Task(model, batch, (name,)),), settings, folder,
                 models_file, niceness,
             ))
     return jobs
+
+
+def _kind(name: str) -> str:
+    """The contender without the precision that it is to have."""
+    return name.partition("@")[0]
 
 
 def build_in_parallel(
@@ -299,7 +314,8 @@ def time_row(
     for name in contenders:
         key = (*row, name)
         if key in board.workers and board.workers[key].is_built:
-            entrants[name] = Entrant(load_contender(name), board.rows[key])
+            contender, precision = contender_of(name, board.workers[key].job.settings)
+            entrants[name] = Entrant(contender, board.rows[key], precision)
     for number in range(rounds + 1):
         for name in random.Random(number).sample(list(entrants), len(entrants)):
             worker = board.workers[*row, name]

@@ -19,13 +19,14 @@ from torch2rt.bench.source import LoadedModel
 def test_every_shipped_contender_loads_and_is_named_as_its_file(name: str) -> None:
     contender = load_contender(name)
     assert contender.name == name
-    assert "fp32" in contender.variants
+    assert "fp32" in contender.variants or "fp8" in contender.cuda_variants
     assert contender.is_peer == (name != "torch2rt")
 
 
 def test_the_shipped_contenders() -> None:
     assert contender_names() == [
-        "compile", "eager", "graph", "max_autotune", "onnxruntime", "openvino", "torch2rt",
+        "compile", "eager", "graph", "max_autotune", "onnxruntime", "openvino", "scaled_mm",
+        "torch2rt",
     ]
 
 

@@ -45,9 +45,12 @@ def run(tmp_path, *arguments):
 def test_rows_are_checked_timed_and_written_one_by_one(tmp_path):
     rows, text = run(
         tmp_path, "--models", "small,odd", "--batches", "1", "--contenders",
-        "torch2rt,eager,graph", "--reports", str(tmp_path / "reports"),
+        "torch2rt,eager,graph,eager@bf16", "--reports", str(tmp_path / "reports"),
     )
-    assert len(rows) == 6
+    assert len(rows) == 8
+    # In a precision of its own, by that one's tolerance, in the rounds of the others.
+    assert rows["small", "1", "eager@bf16"]["status"] == "ok"
+    assert 1e-3 < float(rows["small", "1", "eager@bf16"]["error"]) < 1e-1
     for key in (("small", "1", "torch2rt"), ("small", "1", "eager"), ("odd", "1", "eager")):
         assert rows[key]["status"] == "ok"
         assert float(rows[key]["median_ms"]) > 0
