@@ -217,7 +217,7 @@ def _convert(
         )
         step("precision")
         symbols = _symbols_of_profiles(lowered.network, config, tensors)
-        build = ModelBuilder(captured, lowered, config, backend, cache, symbols, table, step)
+        build = ModelBuilder(captured, lowered, config, backend, cache, symbols, step)
         judge = judge_of(captured, lowered.network, held, config.budget, tensors)
         engine = build_in_precision(
             lowered.network, config, table, log, backend, symbols, tensors, build, judge

@@ -45,12 +45,16 @@ class ModelBuilder:
     backend: Backend
     cache: TimingCache
     symbols: Sequence[Mapping[str, int]]
-    table: CalibrationTable | None
     step: Steps
     _started: float = field(default_factory=time.monotonic)
 
-    def __call__(self, network: Network, log: Log, precision: str) -> Engine:
-        """The engine of a network, called by a precision; the log is for its report."""
+    def __call__(
+        self, network: Network, log: Log, precision: str, table: CalibrationTable | None
+    ) -> Engine:
+        """The engine of a network, called by a precision; the log is for its report.
+
+        The table is that of its ranges, which it keeps.
+        """
         self.step("build")
         calls = {
             "inputs": self.captured.call_spec.to_json(),
@@ -60,7 +64,7 @@ class ModelBuilder:
             network, self.symbols, self.backend, self.cache, precision=precision,
             on_progress=self.step.within, on_compiled=self.step.compiled,
             budget_s=self._left_s(), calls=calls, report=self._report(log),
-            calibration=self.table.to_json() if self.table is not None else None,
+            calibration=table.to_json() if table is not None else None,
         )
 
     def _left_s(self) -> float | None:

@@ -1,6 +1,7 @@
 """What 8 bits leave of networks with their real ImageNet weights, on photos.
 
     python tests/bench/int8_accuracy.py [--models mobilenet_v2] [--every 3] [--batches 12]
+        [--device cuda]
 
 All photos of scikit-image and scikit-learn in crops and flips, in two halves: calibrated on one
 half and tested on the other, then the other way round, so that every image is tested and none was
@@ -8,8 +9,8 @@ calibrated on. The halves are crops of the same photos; for some rows they are o
 Writes results/int8_accuracy_<date>.csv: top-1 agreement with the float32 model and the
 signal-to-noise ratio of the logits, for plain min-max ranges, for every method, for what is
 corrected, and for the default, which leaves in float the layers that lose most; then the time of
-three engines, at one image on one thread: the least of many runs, in turns. Last the small ResNet
-of examples/07_mnist_int8.py on held-out digits, at every precision, calibrated by entropy.
+engines at one image, on one thread or a GPU: the least of many runs, in turns. Last the small
+ResNet of examples/07_mnist_int8.py on held-out digits, at every precision, calibrated by entropy.
 """
 
 from __future__ import annotations
@@ -176,11 +177,11 @@ def halves_of(
     count = len(photos.FOLDS[0])
     near, far = (images[:, ::2], images[:, 1::2]), (images[:count], images[count:])
     parts = [part.flatten(0, 1) for part in (far if is_far else near)]
-    exact = torch2rt.convert(model, parts[0][:1], **fast)
+    exact = torch2rt.convert(model, parts[0][:1].to(arguments.device), **fast)
     halves = []
     for tested, others in (parts, parts[::-1]):
         order = torch.randperm(len(others), generator=torch.Generator().manual_seed(0))
-        some = tested[:: arguments.every]
+        some = tested[:: arguments.every].to(arguments.device)
         halves.append(Half(
             some, run(exact, some), list(others[order].split(_BATCH))[: arguments.batches]
         ))
@@ -190,11 +191,13 @@ def halves_of(
 def times(
     name: str, model: nn.Module, example: torch.Tensor, table: CalibrationTable
 ) -> Iterator[Row]:
-    """The time of engines as users get them: float32, the default, and all in 8 bits."""
+    """The time of engines as users get them: floats, the default, and all in 8 bits."""
     cache = TimingCache()
     everywhere = dataclasses.replace(table, floats={})
+    floats = ("fp32", "fp16") if example.is_cuda else ("fp32",)
     given: dict[str, dict[str, Any]] = {
-        "fp32": {}, DEFAULT: {"precision": "int8", "calibration": table},
+        **{precision: {"precision": precision} for precision in floats},
+        DEFAULT: {"precision": "int8", "calibration": table},
         "default, no layer kept in float": {"precision": "int8", "calibration": everywhere},
     }
     engines = {
@@ -210,6 +213,8 @@ def times(
                 for _ in range(_RUNS):
                     start = time.perf_counter()
                     engine(example)
+                    if example.is_cuda:
+                        torch.cuda.synchronize(example.device)
                     least[label] = min(least[label], time.perf_counter() - start)
     for label, seconds in least.items():
         count = len(engines[label].engine.report.get("floats", {}))

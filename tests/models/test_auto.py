@@ -10,6 +10,7 @@ from torch2rt.quantize.metric import closeness
 
 # Where 8 bits are enough, where a mix is, and where little but float32 is.
 DROPS = (0.2, 0.02, 0.002)
+FLOATS = ("bf16", "fp32")
 MODELS = (
     "resnet18", "mobilenet_v2", "googlenet", "densenet121", "efficientnet", "convnext", "vit",
     "swin", "deeplabv3", "unet", "bert", "gpt2", "lstm_tagger",
@@ -48,7 +49,8 @@ def test_auto_is_within_its_budget_and_as_fast_as_any_uniform_precision(name, ma
     points = rt.engine.report["choice"]["points"]
     chosen = next(point for point in points if point["is_chosen"])
     assert chosen["is_within"]
-    uniform = [p for p in points if p["name"] in ("int8 + fp32", "bf16", "fp32")]
+    kinds = [f"{kind} + {beside}" for kind in ("int8", "int8_weights") for beside in FLOATS]
+    uniform = [p for p in points if p["name"] in (*kinds, *FLOATS)]
     assert len(uniform) >= 2
     assert all(chosen["time_us"] <= 1.02 * p["time_us"] for p in uniform if p["is_within"])
     scores = []

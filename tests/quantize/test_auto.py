@@ -18,7 +18,7 @@ from torch2rt.quantize.loader import CalibrationLoader
 from torch2rt.quantize.metric import closeness
 from torch2rt.quantize.mix import Mix
 from torch2rt.quantize.step_times import StepTimes
-from torch2rt.quantize.variants import Tried, Variant
+from torch2rt.quantize.variants import Prepared, Tried, Variant
 
 
 class FakeTimes:
@@ -50,24 +50,34 @@ class FakeEngine:
 
     beside: str
     layers: frozenset
+    kind: str
     report: dict = field(default_factory=dict)
 
 
 class FakeVariants:
-    """Engines that are only a time; ``times`` by label, others by their layers' gains."""
+    """Engines that are only a time: by their layers' gains, or ``times`` of a precision."""
 
     target = "cpu"
     beside = "fp32"
 
-    def __init__(self, **times):
-        self.times = times
+    def __init__(self, linear="", more_us=None, **times):
+        self.times, self.more_us, self.linear = times, more_us or {}, frozenset(linear)
+        self.made = []
 
-    def make(self, mix):
+    def prepared(self, mix):
         layers = frozenset("abc") if mix.layers is None else mix.layers
-        known = self.times.get(mix.beside if not layers else "")
-        time_us = FakeTimes().predicted_us(layers) if known is None else known
-        tried = Tried(mix, layers, time_us, StepTimes({}))
-        return Variant(tried, FakeEngine(mix.beside, layers))
+        if mix.precision == "int8_weights":
+            layers &= self.linear
+        return Prepared(mix, None, None, "", layers)
+
+    def built(self, prepared):
+        mix, layers = prepared.mix, prepared.layers
+        self.made.append(mix)
+        name = mix.precision if layers else mix.beside
+        time_us = FakeTimes().predicted_us(layers) + self.more_us.get(name, 0.0)
+        time_us = self.times.get(name, time_us)
+        tried = Tried(mix, layers, time_us, StepTimes({}), mix.precision or "int8")
+        return Variant(tried, FakeEngine(mix.beside, layers, mix.precision))
 
 
 class FakeJudge:
@@ -75,12 +85,17 @@ class FakeJudge:
 
     model_score = 1.0
 
-    def __init__(self, lowest, noise, bf16=0.5):
-        self.lowest, self.noise, self.bf16 = lowest, noise, bf16
+    def __init__(self, lowest, noise, bf16=0.5, share=None):
+        self.lowest, self.noise, self.bf16, self.share = lowest, noise, bf16, share or {}
 
     def score(self, engine):
         lost = sum(self.noise[name] for name in engine.layers)
+        lost *= self.share.get(engine.kind, 1.0)
         return 1.0 - lost - self.bf16 * (engine.beside == "bf16")
+
+
+def best_of(variants, judge, noise, kinds=("int8", "int8_weights")):
+    return best_within_budget(variants, judge, kinds, lambda kind, names: noise)
 
 
 def test_prices_of_noise_order_mixes_from_the_fastest_to_the_most_exact():
@@ -119,37 +134,107 @@ def fakes(monkeypatch):
 def test_the_fastest_mix_within_the_budget_is_found(lowest, want, fakes):
     noise = {"a": 0.5, "b": 0.001, "c": 0.01}
     judge = FakeJudge(lowest, noise)
-    best = best_within_budget(FakeVariants(), judge, lambda names: noise)
+    best = best_of(FakeVariants(), judge, noise)
     assert best.tried.layers == set(want)
     assert judge.score(best.engine) >= lowest
 
 
 def test_a_uniform_precision_that_is_faster_wins(fakes):
     judge = FakeJudge(0.9, dict.fromkeys("abc", 0.01), bf16=0.0)
-    best = best_within_budget(FakeVariants(bf16=5.0), judge, lambda names: {})
+    best = best_of(FakeVariants(bf16=5.0), judge, {})
     assert (best.tried.mix.beside, best.tried.layers) == ("bf16", frozenset())
 
 
 def test_a_float_that_cannot_hold_a_weight_is_left_out(fakes, monkeypatch):
-    def make(self, mix, made=FakeVariants.make):
+    def prepared(self, mix, prepared=FakeVariants.prepared):
         if mix.beside == "bf16":
             raise PrecisionError(
                 precision="bf16", constant="w", layer="a", where="a", reason="it is too large",
                 remedy="",
             )
-        return made(self, mix)
+        return prepared(self, mix)
 
-    monkeypatch.setattr(FakeVariants, "make", make)
+    monkeypatch.setattr(FakeVariants, "prepared", prepared)
     judge = FakeJudge(0.9, dict.fromkeys("abc", 0.01))
-    best = best_within_budget(FakeVariants(), judge, lambda names: {})
+    best = best_of(FakeVariants(), judge, {})
     assert best.tried.layers == set("abc")
     assert best.tried.mix.beside == "fp32"
 
 
 def test_where_nothing_is_within_the_most_exact_is_given(fakes):
-    judge = FakeJudge(1.1, dict.fromkeys("abc", 0.01))
-    best = best_within_budget(FakeVariants(), judge, lambda names: dict.fromkeys("abc", 0.01))
+    noise = dict.fromkeys("abc", 0.01)
+    best = best_of(FakeVariants(), FakeJudge(1.1, noise), noise)
     assert best.tried.mix == Mix(frozenset(), "fp32")
+
+
+def test_weights_alone_in_8_bits_win_where_8_bits_lose_too_much(fakes):
+    noise = {"a": 0.5, "b": 0.5, "c": 0.5}
+    judge = FakeJudge(0.9, noise, share={"int8_weights": 0.01})
+    variants = FakeVariants(linear="abc", more_us={"int8_weights": 25.0})
+    best = best_of(variants, judge, noise)
+    assert best.tried.mix == Mix(None, "fp32", "int8_weights")
+    assert best.tried.label == "int8_weights + fp32"
+    beside = [mix.beside for mix in variants.made if mix.precision == "int8_weights"]
+    assert beside == ["fp32"]
+
+
+def test_weights_beside_the_usual_float_and_the_fastest_within_the_budget(fakes):
+    judge = FakeJudge(0.9, dict.fromkeys("abc", 0.01), bf16=0.05)
+    variants = FakeVariants(linear="c", bf16=80.0)
+    best_of(variants, judge, {})
+    made = [mix.beside for mix in variants.made if mix.precision == "int8_weights"]
+    assert made == ["fp32", "bf16"]
+
+
+@pytest.mark.parametrize("kinds", [("int8", "int8_weights"), ("int8",)])
+def test_without_linear_layers_no_engine_is_built_for_their_weights(kinds, fakes):
+    noise = {"a": 0.5, "b": 0.001, "c": 0.01}
+    variants = FakeVariants()
+    best_of(variants, FakeJudge(0.9, noise), noise, kinds)
+    assert not any(mix.precision == "int8_weights" for mix in variants.made)
+    assert len(variants.made) == len({(mix.layers, mix.beside) for mix in variants.made})
+
+
+FP8 = ("int8", "int8_weights", "fp8")
+
+
+def test_float8_that_is_within_the_budget_and_faster_wins(fakes):
+    noise = dict.fromkeys("abc", 0.5)
+    judge = FakeJudge(0.9, noise, share={"fp8": 0.01})
+    best = best_of(FakeVariants(), judge, noise, FP8)
+    assert (best.tried.mix.precision, best.tried.layers) == ("fp8", set("abc"))
+    assert best.tried.label == "fp8 + fp32"
+
+
+def test_mixes_of_float8_are_tried_where_it_is_faster_but_loses_too_much(fakes):
+    noise = {"a": 0.5, "b": 0.001, "c": 0.01}
+    judge = FakeJudge(0.9, noise, share={"int8": 10.0})
+    best = best_of(FakeVariants(), judge, noise, FP8)
+    assert (best.tried.mix.precision, best.tried.layers) == ("fp8", set("bc"))
+    assert best.tried.label == "2 x fp8 + fp32"
+
+
+def test_float8_that_is_slower_is_built_once_and_no_more(fakes):
+    noise = {"a": 0.5, "b": 0.001, "c": 0.01}
+    variants = FakeVariants(more_us={"fp8": 70.0})
+    best = best_of(variants, FakeJudge(0.9, noise), noise, FP8)
+    assert best.tried.mix.precision == "int8"
+    assert [mix for mix in variants.made if mix.precision == "fp8"] == [Mix(None, "fp32", "fp8")]
+
+
+def test_a_device_without_float8_is_not_asked_for_it(fakes):
+    variants = FakeVariants()
+    best_of(variants, FakeJudge(0.0, dict.fromkeys("abc", 0.1)), {})
+    assert "fp8" not in {mix.precision for mix in variants.made}
+
+
+def test_so_many_engines_are_built_at_most(fakes):
+    """As the module says: of three layers, 2 floats, 4 and 2 uniform ones, mixes of two kinds."""
+    for lowest in (0.5, 0.9, 0.99, 0.995, 0.9999, 1.1):
+        variants = FakeVariants(linear="abc", bf16=95.0)
+        noise = {"a": 0.5, "b": 0.001, "c": 0.01}
+        best_of(variants, FakeJudge(lowest, noise, bf16=0.0), noise, FP8)
+        assert len(variants.made) <= 2 + 6 + 2 * (2 + 6 + 2)
 
 
 # ---- what is held out -------------------------------------------------------------------------

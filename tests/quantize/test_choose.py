@@ -84,7 +84,7 @@ def variants_of(model, int8_us, float_us, other_us=1.0, plan_us=None):
     config = BuildConfig(precision="int8", overrides=parse_precision("int8"))
     return Variants(
         network, config, table, Log(), "cpu", symbols,
-        lambda network, log, precision: build_engine(
+        lambda network, log, precision, table: build_engine(
             network, symbols, backend, TimingCache(), precision=precision
         ),
     )

@@ -2,18 +2,23 @@
 
 Tried are, each as an engine of its own that is timed and scored on held-out batches:
 
-    every uniform precision: 8 bits, the 16-bit floats, float32
-    8 bits where they are faster, beside the fastest float that is within the budget
+    every uniform precision: the 16-bit floats, float32; int8, weights alone in int8, and where a
+    device has it float8, each beside the usual float and the fastest one within the budget
+    int8 where it is faster, beside the fastest float that is within the budget
     where that loses too much: mixes between it and that float. Each layer has a noise (what its
     8 bits alone do to the outputs) and a gain in time; the price of noise orders the mixes from
     the fastest to the most exact, and bisection finds the first that is within the budget; then
-    the same between it and the one before, layer by layer.
+    the same between it and the one before, layer by layer
+    the same for float8, where it may be faster than all that is within the budget so far
 
-The fastest engine within the budget is kept, so no uniform precision within it is faster.
+The fastest engine within the budget is kept, so no uniform precision within it is faster. What
+has no layer in 8 bits is the float engine, and not built again. Of L layers at most this many are
+built: 4 floats (2 on a CPU), 6 uniform ones in 8 bits (4), and 2 + 6 + log2(L) mixes of each kind.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -22,15 +27,17 @@ from typing import Any, TypeAlias
 
 from torch2rt.engine.engine import Engine
 from torch2rt.errors import PrecisionError
-from torch2rt.quantize.choose import choices, layer_times, point_of
+from torch2rt.quantize.choose import WHOLE, LayerChoice, choices, layer_times, point_of
 from torch2rt.quantize.layer_times import LayerTimes
 from torch2rt.quantize.metric import Judge
-from torch2rt.quantize.mix import Mix
+from torch2rt.quantize.mix import INT8, RANGED, Mix
 from torch2rt.quantize.variants import Tried, Variant, Variants
 
 logger = logging.getLogger(__name__)
 
 Noise: TypeAlias = Mapping[str, float]
+# Of a precision and of layers, by name.
+NoiseOf: TypeAlias = Callable[[str, list[str]], Noise]
 
 # Uniform floats beside 8 bits, by backend.
 _FLOATS = {"cpu": ("bf16", "fp32"), "cuda": ("fp16", "bf16", "tf32", "fp32")}
@@ -66,11 +73,14 @@ class _Search:
 
     def make(self, mix: Mix) -> Scored:
         """Build, time and score a mix, or find it among those that were."""
-        for known in self.scored:
-            layers = (known.tried.layers, known.tried.mix.layers)
-            if mix.layers in layers and mix.beside == known.tried.mix.beside:
-                return known
-        variant = self.variants.make(mix)
+        known = next((one for one in self.scored if one.tried.mix == mix), None)
+        if known is not None:
+            return known
+        prepared = self.variants.prepared(mix)
+        known = next((one for one in self.scored if one.tried.is_of(prepared)), None)
+        if known is not None:
+            return known
+        variant = self.variants.built(prepared)
         score = self.judge.score(variant.engine)
         scored = Scored(variant.tried, score, score >= self.judge.lowest)
         self.scored.append(scored)
@@ -79,29 +89,42 @@ class _Search:
         return scored
 
 
+@dataclass
+class _Kind:
+    """A kind of 8 bits whose mixes are tried, with what is known of its layers."""
+
+    times: LayerTimes
+    noise: Noise
+
+
 def best_within_budget(
-    variants: Variants, judge: Judge, noise_of: Callable[[list[str]], Noise]
+    variants: Variants, judge: Judge, kinds: Sequence[str], noise_of: NoiseOf
 ) -> Variant:
     """The fastest engine within the judge's budget; its report has the curve and the reasons.
 
-    ``noise_of`` tells what layers lose, which is asked only where it decides.
+    ``kinds`` are the precisions with 8 bits that the device has. ``noise_of`` tells
+    what layers lose, which is asked only where it decides.
     """
     search = _Search(variants, judge)
     floats = _uniform_floats(search)
-    if variants.beside in floats:
-        search.make(Mix(None, variants.beside))
     within = [name for name, scored in floats.items() if scored.is_within]
     beside = min(within or [EXACT], key=lambda name: floats[name].tried.time_us)
-    everywhere = search.make(Mix(None, beside)).tried
-    noise: Noise = {}
-    times: LayerTimes | None = None
-    if everywhere.layers:
-        times = layer_times(variants, everywhere, beside)
+    everywhere: dict[str, Tried] = {}
+    for kind in kinds:
+        for name in {variants.beside: None, beside: None}:
+            if name in floats:
+                everywhere[kind] = search.make(Mix(None, name, kind)).tried
+    mixed: dict[str, _Kind] = {}
+    for kind in kinds:
+        if kind not in RANGED or not everywhere[kind].layers:
+            continue
+        times = layer_times(variants, everywhere[kind], beside)
         times.observe(floats[beside].tried.steps, frozenset())
-        noise = _try_mixes(search, times, beside, noise_of)
+        if kind == INT8 or _may_be_faster(search, times, everywhere[kind]):
+            mixed[kind] = _Kind(times, _try_mixes(search, times, Mix(None, beside, kind), noise_of))
     assert search.best is not None
     assert search.engine is not None
-    search.engine.report["choice"] = _report(search, times, search.best, noise)
+    search.engine.report["choice"] = _report(search, mixed, search.best)
     return Variant(search.best.tried, search.engine)
 
 
@@ -116,26 +139,27 @@ def _uniform_floats(search: _Search) -> dict[str, Scored]:
     return floats
 
 
-def _try_mixes(
-    search: _Search, times: LayerTimes, beside: str,
-    noise_of: Callable[[list[str]], Noise],
-) -> Noise:
+def _may_be_faster(search: _Search, times: LayerTimes, everywhere: Tried) -> bool:
+    """Whether a kind's fastest mix may be faster than the best so far, by the layers' times."""
+    best = search.best
+    assert best is not None
+    gain_us = times.predicted_us(everywhere.layers) - times.predicted_us(times.fastest())
+    return not best.is_within or everywhere.time_us - gain_us < best.tried.time_us
+
+
+def _try_mixes(search: _Search, times: LayerTimes, everywhere: Mix, noise_of: NoiseOf) -> Noise:
     """Try the fastest mix, and where it loses too much, those between it and none in 8 bits."""
-    for _ in range(2):
-        fastest = times.fastest()
-        scored = search.make(Mix(fastest, beside))
-        times.observe(scored.tried.steps, fastest)
-        if not scored.is_within:
-            break
-    else:
-        return {}
-    noise = noise_of(times.names)
-    mixes = ladder(times, noise)
 
     def is_within(layers: frozenset[str]) -> bool:
-        scored = search.make(Mix(layers, beside))
+        scored = search.make(dataclasses.replace(everywhere, layers=layers))
         times.observe(scored.tried.steps, layers)
         return scored.is_within
+
+    if all(is_within(times.fastest()) for _ in range(2)):
+        return {}
+    assert everywhere.precision is not None
+    noise = noise_of(everywhere.precision, times.names)
+    mixes = ladder(times, noise)
 
     first = _first(mixes[:-1], is_within)  # the last has no layer in 8 bits, and is known
     if first > 0:
@@ -190,24 +214,31 @@ def steps_between(
     return chain[:0:-1]
 
 
-def _report(
-    search: _Search, times: LayerTimes | None, best: Scored, noise: Noise
-) -> dict[str, Any]:
+def _report(search: _Search, mixed: Mapping[str, _Kind], best: Scored) -> dict[str, Any]:
     """All points in order of time, those of the Pareto curve marked, and what each layer got.
 
-    On the curve nothing that is faster scores as high.
+    On the curve nothing that is faster scores as high. Times of layers are those of the best
+    engine's kind of 8 bits, where its mixes were tried; else of the first kind's.
     """
+    tried = best.tried
+    is_mixed = tried.precision in mixed or not tried.layers
+    kind = mixed.get(tried.precision, next(iter(mixed.values()), None))
     order = sorted(search.scored, key=lambda scored: scored.tried.time_us)
     points = [
         {
-            **point_of(scored.tried, best.tried), "metric": scored.score,
+            **point_of(scored.tried, tried), "metric": scored.score,
             "is_within": scored.is_within,
             "is_on_curve": all(scored.score > faster.score for faster in order[:number]),
         }
         for number, scored in enumerate(order)
     ]
-    why = {name: _why(name, best.tried, times, noise) for name in noise}
-    rows = choices(search.variants, times, best.tried, why) if times is not None else []
+    rows: list[LayerChoice] = []
+    noise: Noise = {}
+    if kind is not None:
+        noise = kind.noise if is_mixed else {}
+        why = {name: _why(name, tried, kind.times, noise) for name in noise}
+        whole = {} if is_mixed else dict.fromkeys(kind.times.names, WHOLE)
+        rows = choices(search.variants, kind.times, tried, {**whole, **why})
     failed = "" if best.is_within else "; nothing that was tried is that good"
     return {
         "budget": search.judge.summary + failed, "points": points,
@@ -215,8 +246,7 @@ def _report(
     }
 
 
-def _why(name: str, best: Tried, times: LayerTimes | None, noise: Noise) -> str:
-    assert times is not None
+def _why(name: str, best: Tried, times: LayerTimes, noise: Noise) -> str:
     timed, loss = times.of_layer(name), _decibels(noise[name])
     lost = "and lose nothing" if loss is None else f"at a noise of {loss:.0f} dB"
     gain_us = timed.float_us - timed.int8_us

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 # So many mixes are built at most.
 _MIXES = 2
 _NEIGHBOURS = "its neighbours have it, and a conversion costs more"
-_WHOLE = "the engine as a whole is faster so"
+WHOLE = "the engine as a whole is faster so"
 _FLOAT_BYTES = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2}
 
 
@@ -105,7 +105,7 @@ def choices(
         is_int8 = layer.name in best.layers
         is_faster = (timed.int8_us < timed.float_us) == is_int8
         is_mixed = 0 < len(best.layers) < len(times.names)
-        reason = "it is faster" if is_faster else _NEIGHBOURS if is_mixed else _WHOLE
+        reason = "it is faster" if is_faster else _NEIGHBOURS if is_mixed else WHOLE
         rows.append(LayerChoice(
             layer.name, layer.where, best.precision if is_int8 else beside, round(timed.int8_us, 3),
             round(timed.float_us, 3), (why or {}).get(layer.name, reason),

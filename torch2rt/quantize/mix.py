@@ -1,4 +1,4 @@
-"""A mix of precisions: which layers get 8 bits, of those that can, and what the others get."""
+"""A mix of precisions: which layers get 8 bits, of those that can, which 8, and what others get."""
 
 from __future__ import annotations
 
@@ -23,11 +23,13 @@ USUAL_FLOAT = {"cuda": "fp16", "cpu": "fp32"}
 class Mix:
     """``layers`` get 8 bits, by their names in the calibrated network; None: all that can.
 
-    ``beside`` is the precision of the others; None: the backend's usual one.
+    ``beside`` is the precision of the others; None: the backend's usual one. ``precision`` says
+    what the 8 bits are; None: what the conversion asks for.
     """
 
     layers: frozenset[str] | None = None
     beside: str | None = None
+    precision: str | None = None
 
     def overriding(
         self, precision_of: Callable[[Layer], str], other: str

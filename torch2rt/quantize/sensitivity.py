@@ -12,8 +12,9 @@ from torch2rt.inspect.verify import exact_float32
 from torch2rt.network.copy import copy_network
 from torch2rt.network.layer import Layer
 from torch2rt.network.network import Network
+from torch2rt.quantize.float8 import insert_float8
 from torch2rt.quantize.insert import Ranges, insert_quantization
-from torch2rt.quantize.mix import INT8
+from torch2rt.quantize.mix import FP8, INT8
 
 # So many samples show what a layer's 8 bits do.
 SAMPLES = 8
@@ -21,10 +22,12 @@ SAMPLES = 8
 
 def noise_of_layers(
     network: Network, table: Ranges, names: Sequence[str], inputs: Mapping[str, torch.Tensor], *,
-    target: str, device: torch.device | None = None, progress: bool = False,
+    target: str, precision: str = INT8, device: torch.device | None = None,
+    progress: bool = False,
 ) -> dict[str, float]:
     """By layer, the square of the outputs' relative error where it alone has 8 bits.
 
+    ``precision`` says which, int8 or fp8, and the table their ranges.
     Roundings of different layers are independent, so the squares of several add up, nearly.
     """
     inputs = {name: value.to(device or "cpu") for name, value in inputs.items()}
@@ -34,11 +37,14 @@ def noise_of_layers(
         for name in tqdm(names, desc="sensitivity", unit="layer", disable=not progress,
                          leave=False):
 
-            def precision(layer: Layer, name: str = name) -> str:
-                return INT8 if layer.name == name else "fp32"
+            def precision_of(layer: Layer, name: str = name) -> str:
+                return precision if layer.name == name else "fp32"
 
             quantized = copy_network(network)
-            insert_quantization(quantized, table, target=target, overrides=precision)
+            if precision == FP8:
+                insert_float8(quantized, table, overrides=precision_of)
+            else:
+                insert_quantization(quantized, table, target=target, overrides=precision_of)
             got = NetworkRunner(quantized, device=device).run(inputs)
             noise[name] = _relative_noise(got, want)
     return noise

@@ -39,6 +39,8 @@ from torch2rt.quantize.table import CalibrationTable
 from torch2rt.quantize.weights import store_weights
 
 _HALVES = {"bf16": DType.BFLOAT16, "fp16": DType.FLOAT16}
+# float8 has fine steps for small numbers: nothing is gained by clipping large ones.
+FLOAT8_METHOD = "minmax"
 
 
 def check_device(config: BuildConfig, backend: Backend) -> None:
@@ -97,7 +99,7 @@ def calibrate_network(
             calibration, network, spec, fingerprint, device=device, progress=config.progress,
             evaluate=evaluate if is_integers else None, refine=refined if is_integers else None,
         )
-    return table.with_method("minmax") if config.precision == FP8 else table
+    return table.with_method(FLOAT8_METHOD) if config.precision == FP8 else table
 
 
 def set_precision(

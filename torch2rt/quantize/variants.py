@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,20 +16,23 @@ from torch2rt.network.network import Network
 from torch2rt.passes.base import Log
 from torch2rt.quantize.float8 import NAME as QUANTIZE_TO_FLOAT8
 from torch2rt.quantize.insert import NAME as QUANTIZE
-from torch2rt.quantize.mix import INT8, USUAL_FLOAT, Mix
+from torch2rt.quantize.mix import FP8, INT8, USUAL_FLOAT, Mix
+from torch2rt.quantize.overrides import parse_precision
 from torch2rt.quantize.step_times import StepTimes, step_times
-from torch2rt.quantize.steps import set_precision
+from torch2rt.quantize.steps import FLOAT8_METHOD, set_precision
 from torch2rt.quantize.table import CalibrationTable
+from torch2rt.quantize.weights import NAME as STORE_WEIGHTS
 
 logger = logging.getLogger(__name__)
 
 # What takes at most this part of another's time is faster, whatever the noise.
 _SURELY = 0.99
 # What gives a layer 8 bits.
-_QUANTIZING = (QUANTIZE, QUANTIZE_TO_FLOAT8)
+_QUANTIZING = (QUANTIZE, QUANTIZE_TO_FLOAT8, STORE_WEIGHTS)
 
-# An engine of a network, which it may change, called by a precision; the log is for its report.
-Build: TypeAlias = Callable[[Network, Log, str], Engine]
+# An engine of a network, which it may change, called by a precision; the log is for its report,
+# the table for whoever asks for it.
+Build: TypeAlias = Callable[[Network, Log, str, CalibrationTable | None], Engine]
 
 
 @dataclass(frozen=True)
@@ -50,9 +54,26 @@ class Tried:
         count = "" if self.mix.layers is None else f"{len(self.layers)} x "
         return f"{count}{self.precision} + {beside}"
 
+    def is_of(self, prepared: Prepared) -> bool:
+        """Whether it is of the same network: the same layers in the same 8 bits, or none."""
+        mix, other = self.mix, prepared.mix
+        is_like = mix.precision == other.precision or not self.layers
+        return is_like and self.layers == prepared.layers and mix.beside == other.beside
+
     def is_faster_than(self, other: Tried) -> bool:
         """Whether it is, by more than timing may be off."""
         return self.time_us < _SURELY * other.time_us
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A network in a mix of precisions, called by one, before an engine is built of it."""
+
+    mix: Mix
+    network: Network
+    log: Log
+    precision: str
+    layers: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -80,14 +101,33 @@ class Variants:
         """The usual float precision beside 8 bits."""
         return self.config.overrides.half or USUAL_FLOAT[self.target]
 
+    def asked_by(self, mix: Mix) -> tuple[BuildConfig, CalibrationTable]:
+        """Options and ranges where 8 bits are what a mix says."""
+        precision = mix.precision or self.config.precision
+        if precision == self.config.precision:
+            return self.config, self.table
+        config = dataclasses.replace(
+            self.config, precision=precision, overrides=parse_precision(precision)
+        )
+        return config, self.table.with_method(FLOAT8_METHOD) if precision == FP8 else self.table
+
     def make(self, mix: Mix) -> Variant:
         """Build and time a mix."""
-        network = copy_network(self.network)
+        return self.built(self.prepared(mix))
+
+    def prepared(self, mix: Mix) -> Prepared:
+        """The network of a mix: which layers really get 8 bits is known of it."""
+        network, (config, table) = copy_network(self.network), self.asked_by(mix)
         log = Log(list(self.log.fired), dict(self.log.rejected))
-        precision = set_precision(network, self.config, self.table, log, self.target, mix)
+        precision = set_precision(network, config, table, log, self.target, mix)
         layers = frozenset(fired.layer for fired in log.fired if fired.rule in _QUANTIZING)
-        engine = self.build(network, log, precision)
+        return Prepared(mix, network, log, precision, layers)
+
+    def built(self, prepared: Prepared) -> Variant:
+        """Its engine, timed."""
+        config, table = self.asked_by(prepared.mix)
+        engine = self.build(prepared.network, prepared.log, prepared.precision, table)
         times = engine_time_us(engine), step_times(engine)
-        tried = Tried(mix, layers, *times, self.config.precision)
+        tried = Tried(prepared.mix, prepared.layers, *times, config.precision)
         logger.info("%s takes %.1f us", tried.label, tried.time_us)
         return Variant(tried, engine)
