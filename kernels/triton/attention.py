@@ -5,6 +5,8 @@ A block takes BLOCK_M rows of one matrix of the batch and walks over the keys, B
 it keeps a running maximum and sum per row, and rescales what it has when the maximum grows. The
 batch has three axes (far, mid, near) with any strides, 0 where an operand repeats. Features are
 padded with zeros to E and D, powers of two. A row whose keys are all hidden gives zeros.
+float8 is multiplied as it is by q and k; of v it is made float16, which is exact, so that shares
+keep the bits of a float16. What follows, scales too, is the layer's epilogue.
 IS_MAPPED: q, k and v are tensor maps [far, mid, rows, features], and near has size 1.
 Bytes moved: q and y once, k and v once per block of rows, mostly from the L2.
 Architectures: sm_80 and newer; tensor maps sm_90 and newer.
@@ -16,6 +18,12 @@ import triton
 import triton.language as tl
 
 from torch2rt.kernels.triton.common import start
+
+
+@triton.jit
+def epilogue(acc, i1, i2, i3):
+    """What is stored for a result; replaced by the layer's own."""
+    return acc
 
 
 @triton.jit
@@ -94,10 +102,12 @@ def attention(
             v, far, mid, near, block, keys, d, v_far, v_mid, v_near, v_row, BLOCK_N, D, IS_MAPPED,
             IS_EVEN_D,
         )
+        if value.dtype.is_fp8():
+            value = value.to(tl.float16)
         acc = acc * shrink[:, None]
         acc = tl.dot(shares.to(value.dtype), value, acc, input_precision=PRECISION)
         highest = higher
-    result = acc / tl.where(total == 0.0, 1.0, total)[:, None]
+    result = epilogue(acc / tl.where(total == 0.0, 1.0, total)[:, None], 0.0, 0.0, 0.0)
     columns = tl.arange(0, D)
     places = far * y_far + mid * y_mid + near * y_near + at[:, None] * y_row + columns[None, :]
     is_inside = (at < rows)[:, None] & (columns < d)[None, :]

@@ -181,3 +181,34 @@ def test_norms_take_nothing_else(end: str) -> None:
     before = text(network)
     assert not Fuse("cuda", (FuseEpilogue.for_target("cuda"),)).run(network, Log())
     assert text(network) == before
+
+
+def attention(dtype: str, result: str, end: str, type: str) -> str:
+    operands = "".join(f"input %{name}: {dtype}[2,3,4]\n" for name in "qkv")
+    return (
+        operands + f'%a = attention(%q, %k, %v) {{"scale":0.5}} -> {result}[2,3,4]\n'
+        + pointwise("y", "%a", end, f"{type}[2,3,4]") + "output y = %y\n"
+    )
+
+
+FLOAT8_END = "clamp(mul(i0,60.0),-448.0,448.0)"
+
+
+def test_attention_over_float8_rounds_to_float8() -> None:
+    source = attention("float8_e4m3fn", "float32", FLOAT8_END, "float8_e4m3fn")
+    check_fires(
+        FuseEpilogue.for_target("cuda"), source, kinds=["attention"],
+        lines=[f"epilogue {FLOAT8_END} -> float8_e4m3fn[2,3,4]"],
+    )
+
+
+@pytest.mark.parametrize(("dtype", "result", "end", "type"), [
+    ("float16", "float16", FLOAT8_END, "float8_e4m3fn"),
+    ("float16", "float16", "relu(i0)", "float16"),
+    ("float8_e4m3fn", "float32", "relu(i0)", "float32"),
+    ("float8_e4m3fn", "float32", "to_int8(clamp(round(i0),-128.0,127.0))", "int8"),
+])
+def test_attention_takes_nothing_else(dtype: str, result: str, end: str, type: str) -> None:
+    check_refused(
+        FuseEpilogue.for_target("cuda"), attention(dtype, result, end, type), reason=""
+    )

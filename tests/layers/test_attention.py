@@ -8,6 +8,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch2rt.layers.attention import Attention
 from torch2rt.network.dim import symbol
 from torch2rt.network.dtype import DType
+from torch2rt.network.layer import run_reference
 from torch2rt.network.tensor import TensorType
 
 
@@ -104,3 +105,23 @@ def test_heads_last_needs_heads() -> None:
     x = TensorType((5, 4), DType.FLOAT32)
     with pytest.raises(ValueError, match="no axis of heads"):
         Attention(0.5, key_heads_last=True).infer([x, x, x])
+
+
+def test_float8_sums_to_float32() -> None:
+    q, k, v = ((20 * x).to(torch.float8_e4m3fn) for x in qkv())
+    types = [TensorType(tuple(x.shape), DType.FLOAT8_E4M3) for x in (q, k, v)]
+    kind = Attention(0.5 / 400)
+    (result,) = kind.infer(types)
+    assert result == TensorType((2, 3, 5, 6), DType.FLOAT32)
+    (got,) = run_reference(kind, None, [q, k, v], [result])
+    want = scaled_dot_product_attention(q.double(), k.double(), v.double(), scale=0.5 / 400)
+    torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=1e-4)
+    mask = TensorType((5, 7), DType.BOOL)
+    assert Attention(0.5, has_mask=True).infer([*types, mask]) == (result,)
+
+
+def test_some_operands_in_float8_are_refused() -> None:
+    types = [TensorType(tuple(x.shape), DType.FLOAT16) for x in qkv()]
+    types[1] = TensorType(types[1].shape, DType.FLOAT8_E4M3)
+    with pytest.raises(ValueError, match="attention of float16, float8_e4m3fn and float16: all or"):
+        Attention(0.5).infer(types)

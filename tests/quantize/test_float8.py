@@ -3,37 +3,27 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from fake_backend import FakeBackend, Reference
+from fake_backend import Reference
+from float8_testing import PRODUCT_LOSS, Pretended, Table, convert, error, inserted, lowered
 from torch import nn
 
 import torch2rt
 from torch2rt.backends.reference.executor import run_network
 from torch2rt.backends.spec import LayerSpec
-from torch2rt.capture.export import capture
 from torch2rt.config import BuildConfig
 from torch2rt.errors import ConfigError
-from torch2rt.lower import lower
 from torch2rt.network.dtype import DType
 from torch2rt.network.layer import Layer
 from torch2rt.network.network import Network
 from torch2rt.network.text import text
-from torch2rt.network.verify import verify
 from torch2rt.passes.base import Log
 from torch2rt.passes.pipeline import optimize
 from torch2rt.quantize.float8 import insert_float8
 from torch2rt.quantize.overrides import parse_precision
-from torch2rt.quantize.table import Range
-
-# A float8 has 3 bits of mantissa: numbers between 2^e and 2^(e+1) are off by 2^e / 8 / sqrt(12),
-# evenly, which beside their own size, spread evenly over the octave, is 1 / 8 / sqrt(12) / 1.53.
-# Both factors of a product are off so; sums of many keep the ratio.
-EVERYWHERE = {"*": "fp8"}
-PRODUCT_LOSS = 2**0.5 / 8 / 12**0.5 / 1.53
 
 
 class Block(nn.Module):
@@ -57,25 +47,6 @@ class Block(nn.Module):
         return x + self.mlp(self.second(x))
 
 
-class Pretended(FakeBackend):
-    """A device in name, whose layers run by their references."""
-
-    name = "cuda"
-    reason: str | None = None
-    checks_candidates = True
-
-    def lacks_float8(self) -> str | None:
-        return self.reason
-
-
-class Table(dict[str, Range]):
-    def range(self, name: str) -> Range | None:
-        return self.get(name)
-
-    def is_edited(self, name: str) -> bool:
-        return False
-
-
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> Pretended:
     backend = Pretended(own=[Reference("any.fake.reference")])
@@ -90,42 +61,10 @@ def block() -> nn.Module:
     return Block().eval()
 
 
-def convert(
-    model: nn.Module, x: torch.Tensor, folder: Path, precision: object = EVERYWHERE,
-    **options: object,
-) -> torch2rt.RTModule:
-    return torch2rt.convert(
-        model, x, precision=precision, device="cuda", progress=False,
-        timing_cache=folder / "times.jsonl", **{"calibration": [x], **options},
-    )
-
-
-def products(network: Network) -> dict[str, Layer]:
-    return {layer.name: layer for layer in network.layers if layer.kind.name == "matmul"}
-
-
-def error(got: torch.Tensor, want: torch.Tensor) -> float:
-    got, want = got.detach().double(), want.detach().double()
-    return float((got - want).norm() / want.norm())
-
-
-def lowered(model: nn.Module, x: torch.Tensor) -> Network:
-    network = lower(capture(model.eval(), (x,), {})).network
-    optimize(network, merge_siblings=False)
-    return network
-
-
-def inserted(
-    model: nn.Module, x: torch.Tensor, overrides: Callable[[Layer], str | None] = lambda _: None,
-) -> tuple[Network, Log]:
-    """The network in float8, every tensor within 8."""
-    network, log = lowered(model, x), Log()
-    names = [t.name for layer in network.layers for t in layer.outputs]
-    table = Table({n: Range(8.0, False) for n in (*names, *(network.inputs[i].name for i in
-                                                            network.inputs))})
-    insert_float8(network, table, overrides=overrides, log=log)
-    verify(network)
-    return network, log
+def products(network: Network, *kinds: str) -> dict[str, Layer]:
+    return {
+        layer.name: layer for layer in network.layers if layer.kind.name in (kinds or ("matmul",))
+    }
 
 
 def test_a_block_multiplies_float8(
@@ -146,7 +85,12 @@ def test_a_block_multiplies_float8(
     norms = [layer for layer in rt.engine.network.layers if layer.kind.name == "layer_norm"]
     assert [norm.output.dtype for norm in norms] == [DType.FLOAT8_E4M3] * 2
     # Scales stay beside the sums: in the weights they would lose what float8 has no numbers for.
-    assert found["qkv"].epilogue.text == "add(mul(i0,i1),i2)"
+    assert found["out"].epilogue.text == "add(add(mul(i0,i1),i2),i3)"
+    # What is cut to heads and attended is bytes from the projection on.
+    assert found["qkv"].epilogue.text == "clamp(add(mul(i0,i1),i2),-448.0,448.0)"
+    (attention,) = [layer for layer in rt.engine.network.layers if layer.kind.name == "attention"]
+    dtypes = [tensor.dtype for tensor in (*attention.inputs, attention.output)]
+    assert dtypes == [DType.FLOAT8_E4M3] * 4
     # What the stream carries past the products is exact.
     share = error(x, block(x))
     assert 0.3 * PRODUCT_LOSS * share < error(rt(x), block(x)) < 2 * PRODUCT_LOSS * share
@@ -240,21 +184,22 @@ def test_patterns_choose_layers(block: nn.Module, device: Pretended, tmp_path: P
 
 
 @pytest.mark.parametrize(("fast", "chosen"), [
-    ((), set()), (("mlp.0", "mlp.2"), {"mlp.0", "mlp.2"}),
+    ((), set()), (("mlp.0", "mlp.2"), {"mlp.0", "mlp.2"}), (("attention",), {"attention"}),
     (("qkv", "out", "mlp.0", "mlp.2"), {"qkv", "out", "mlp.0", "mlp.2"}),
+    (("qkv", "attention", "out"), {"qkv", "attention", "out"}),
 ])
 def test_layers_get_float8_where_it_is_faster(
     fast: tuple[str, ...], chosen: set[str], block: nn.Module, device: Pretended, tmp_path: Path
 ) -> None:
     def time_us(spec: LayerSpec) -> float:
-        if spec.kind.name != "matmul":
+        if spec.kind.name not in ("attention", "matmul"):
             return 1.0
         is_float8 = spec.inputs[0].dtype is DType.FLOAT8_E4M3
         return (20.0 if spec.name in fast else 80.0) if is_float8 else 50.0
 
     device.times_us["any.fake.reference"] = time_us
     rt = convert(block, torch.randn(2, 5, 32), tmp_path, "fp8")
-    found = products(rt.engine.network)
+    found = products(rt.engine.network, "attention", "matmul")
     assert {n for n, layer in found.items()
             if layer.inputs[0].dtype is DType.FLOAT8_E4M3} == chosen
     assert rt.engine.precision == ("fp8" if chosen else "fp16")

@@ -63,10 +63,10 @@ def error(got: torch.Tensor, want: torch.Tensor) -> float:
     return float((got - want).norm() / want.norm())
 
 
-def products(rt: torch2rt.RTModule) -> dict[str, tuple[DType, ...]]:
+def products(rt: torch2rt.RTModule, kind: str = "matmul") -> dict[str, tuple[DType, ...]]:
     return {
         layer.name: (*(t.dtype for t in layer.main_inputs), layer.output.dtype)
-        for layer in rt.engine.network.layers if layer.kind.name == "matmul"
+        for layer in rt.engine.network.layers if layer.kind.name == kind
     }
 
 
@@ -84,10 +84,54 @@ def test_a_block_in_float8(block: nn.Module, rows: tuple[int, int], tmp_path: Pa
     assert rt.engine.precision == "fp8"
     found = products(rt)
     assert {dtypes[:2] for dtypes in found.values()} == {(DType.FLOAT8_E4M3,) * 2}
-    assert found["mlp.0"][2] is DType.FLOAT8_E4M3
+    assert found["mlp.0"][2] is found["qkv"][2] is DType.FLOAT8_E4M3
+    assert list(products(rt, "attention").values()) == [(DType.FLOAT8_E4M3,) * 4]
     assert "any.torch.reference" not in tactics(rt).values(), tactics(rt)
     share = error(x, block(x))  # what the residual stream carries past the products is exact
     assert 0.2 * FLOAT8_LOSS * share < error(rt(x), block(x)) < 2 * FLOAT8_LOSS * share
+
+
+class Attending(nn.Module):
+    """Separate projections, as in BERT: causal, with a mask, or with fewer heads of keys."""
+
+    def __init__(self, key_heads: int = 4, is_causal: bool = False, has_mask: bool = False) -> None:
+        super().__init__()
+        width = WIDTH // 4 * key_heads
+        self.q, self.k, self.v = (nn.Linear(WIDTH, n) for n in (WIDTH, width, width))
+        self.out = nn.Linear(WIDTH, WIDTH)
+        self.key_heads, self.is_causal, self.has_mask = key_heads, is_causal, has_mask
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = (
+            part.unflatten(-1, (heads, -1)).transpose(1, 2) for part, heads in (
+                (self.q(x), 4), (self.k(x), self.key_heads), (self.v(x), self.key_heads),
+            )
+        )
+        mask = (x[:, None, None, :, 0] < 1) if self.has_mask else None
+        mixed = nn.functional.scaled_dot_product_attention(
+            q, k, v, mask, is_causal=self.is_causal, enable_gqa=self.key_heads != 4
+        )
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize("options", [
+    {}, {"is_causal": True}, {"has_mask": True}, {"key_heads": 2},
+], ids=str)
+def test_attention_in_float8(options: dict[str, object], tmp_path: Path) -> None:
+    if open_backend("cuda").lacks_float8() is not None:
+        pytest.skip("no float8")
+    torch.manual_seed(0)
+    model = Attending(**options).eval().cuda()
+    x = torch.randn(4, 197, WIDTH, device="cuda")
+    rt = convert(model, x, tmp_path, {"*": "fp8"}, calibration=[x])
+    assert {dtypes[0] for dtypes in products(rt, "attention").values()} == {DType.FLOAT8_E4M3}
+    assert "any.torch.reference" not in tactics(rt).values(), tactics(rt)
+    (ran,) = [t for t in tactics(rt).values() if t.startswith("attention")]
+    assert ran.startswith("attention.triton."), ran
+    # Scores are near 0. Rounded are x and two weights, the values and their mix: 5 factors, where
+    # a product has 2; biases are exact.
+    lost = error(rt(x), model(x))
+    assert 0.5 * FLOAT8_LOSS < lost < 2.5**0.5 * FLOAT8_LOSS
 
 
 def test_float8_where_it_is_faster(block: nn.Module, tmp_path: Path) -> None:

@@ -431,7 +431,8 @@ def check_cuda_tactic(
         chosen = spec.with_layouts(choice)
         if pitched:
             chosen = with_pitches(chosen, pitched)
-            assert tactic.takes_pitch(chosen), f"{name} takes no pitch: {chosen}"
+            with preparing_for(device_under_test().device):
+                assert tactic.takes_pitch(chosen), f"{name} takes no pitch: {chosen}"
         try:
             with preparing_for(device_under_test().device):
                 weights = BlobWeights(arrays)

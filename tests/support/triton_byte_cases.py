@@ -6,9 +6,10 @@ from functools import partial
 
 import torch
 from cuda_testing import check_cuda_tactic
-from triton_cases import CASES, GPU_CASES, Case
+from triton_cases import CASES, GPU_CASES, Case, values
 
 from torch2rt.backends.cuda.triton import tiles as triton_tiles
+from torch2rt.layers.attention import Attention
 from torch2rt.layers.convolution import Convolution
 from torch2rt.layers.matmul import Matmul
 from torch2rt.network.dtype import DType
@@ -154,3 +155,59 @@ for _tile in triton_tiles.BYTE_MAP_TILES:
 for _tile in triton_tiles.BYTE_BOX_TILES:
     convolution_case("large", f"box_{_tile.name}", x=(3, 512, 19, 17), w=(144, 512, 3, 3),
                      padding=1, table=GPU_CASES)
+
+
+def attention_case(
+    name: str, tactic: str, q: tuple[int, ...], k: tuple[int, ...], v: tuple[int, ...],
+    mask: torch.Tensor | None = None, *, out: DType = DType.FLOAT16, is_causal: bool = False,
+    is_grouped: bool = False, heads_last: bool = False, pitched: dict[str, int] | None = None,
+    table: dict[str, dict[str, Case]] = CASES,
+) -> None:
+    """Register attention over float8, whose largest is 448 times a scale."""
+
+    def run() -> object:
+        inputs = [
+            (100 * values(*shape, dtype=torch.float32, seed=seed)).to(torch.float8_e4m3fn)
+            for seed, shape in enumerate((q, k, v))
+        ]
+        inputs += [mask] if mask is not None else []
+        kind = Attention(
+            q[-1] ** -0.5 * 1e-4, is_causal, mask is not None, is_grouped,
+            heads_last, heads_last, heads_last, heads_last,
+        )
+        is_stored = out is DType.FLOAT8_E4M3
+        epilogue = "clamp(mul(mul(i0,0.01),80.0),-448.0,448.0)" if is_stored else "mul(i0,0.01)"
+        # Shares are float16, off by 2^-11; float8 is off by a step, an eighth of the largest.
+        tolerance = {DType.FLOAT32: 2.0**-10, DType.FLOAT8_E4M3: 2.0**-3}.get(out)
+        return check_cuda_tactic(
+            f"attention.triton.{tactic}", kind, inputs, epilogue, pitched=pitched, out_dtype=out,
+            tolerance=tolerance,
+        )
+
+    table["attention"][f"bytes-{name}-{tactic}"] = run
+
+
+_HIDES = torch.rand(2, 1, 1, 70, generator=torch.Generator().manual_seed(0)) > 0.3
+_ADDED = values(3, 90, 70)
+for _tactic in ("tma_64x64", "pointer_64x64"):
+    _attend = partial(
+        attention_case, tactic=_tactic, q=(2, 3, 90, 64), k=(2, 3, 70, 64), v=(2, 3, 70, 64)
+    )
+    _attend("float8")
+    _attend("to-float8", out=DType.FLOAT8_E4M3)
+    _attend("hiding-mask", mask=_HIDES, out=DType.FLOAT32)
+    _attend("added-mask", mask=_ADDED, out=DType.FLOAT8_E4M3)
+    attention_case("causal", _tactic, (3, 150, 32), (3, 150, 32), (3, 150, 32), is_causal=True)
+    attention_case("odd-features", _tactic, (2, 3, 90, 48), (2, 3, 70, 48), (2, 3, 70, 16))
+    attention_case("heads-last", _tactic, (2, 90, 3, 64), (2, 70, 3, 64), (2, 70, 3, 64),
+                   heads_last=True, pitched={"i0": 2, "i1": 2, "i2": 2, "o0": 2},
+                   out=DType.FLOAT8_E4M3)
+attention_case("few-features", "pointer_64x64", (2, 40, 5), (2, 30, 5), (2, 30, 3))
+attention_case("grouped", "pointer_64x64", (2, 6, 90, 64), (2, 2, 70, 64), (2, 2, 70, 64),
+               is_grouped=True)
+_many = (4, 12, 300, 64)
+for _tactic in ("tma_64x64", "tma_64x128", "tma_128x64", "tma_128x128"):
+    for _out in (DType.FLOAT16, DType.BFLOAT16, DType.FLOAT8_E4M3):
+        attention_case(f"many-{_out.value}", _tactic, _many, _many, _many, out=_out,
+                       table=GPU_CASES)
+attention_case("wide", "tma_64x64", (2, 300, 256), (2, 300, 256), (2, 300, 256), table=GPU_CASES)

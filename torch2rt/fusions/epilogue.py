@@ -10,6 +10,7 @@ from torch2rt.fusions.base import Fusion
 from torch2rt.fusions.contraction import Contraction
 from torch2rt.fusions.operands import MAX_INPUTS, MAX_SIZE, Bound, joined
 from torch2rt.fusions.rewrite import replace_layer
+from torch2rt.layers.attention import Attention
 from torch2rt.layers.layer_norm import LayerNorm
 from torch2rt.layers.matmul import Matmul
 from torch2rt.layers.pointwise import Pointwise
@@ -46,8 +47,9 @@ class FuseEpilogue(Fusion[PointwiseAfter]):
     it moves to the place of the pointwise layer, where all operands exist.
     Refuses when the producer's result has other readers or is a network output, when the shapes
     differ, when the result is neither float nor 8 bits, or when the epilogue would grow too large.
-    float8 is written by matmuls alone, and on a GPU by layer norms, which take nothing but such a
-    rounding. On a CPU a float32 result is not made float16 in an epilogue: no library writes it.
+    float8 is written by matmuls and by attention over float8, and on a GPU by layer norms; the
+    last two take nothing but such a rounding. On a CPU a float32 result is not made float16 in an
+    epilogue: no library writes it.
     """
 
     name: ClassVar[str] = "fuse_epilogue"
@@ -82,6 +84,9 @@ class FuseEpilogue(Fusion[PointwiseAfter]):
         if producer.kind.takes_epilogue:
             return True
         is_rounding = layer.output.dtype in _ROUNDED and len(layer.inputs) == 1
+        if isinstance(producer.kind, Attention):
+            dtypes = {producer.inputs[0].dtype, layer.output.dtype}
+            return is_rounding and dtypes == {DType.FLOAT8_E4M3}
         return self._norms_round and is_rounding and isinstance(producer.kind, LayerNorm)
 
     def check(self, network: Network, match: PointwiseAfter) -> Reject | None:
@@ -127,7 +132,7 @@ def _refusal(network: Network, layer: Layer, producer: Layer) -> str | None:
     if not layer.output.dtype.is_float and layer.output.dtype not in _STORED:
         return f"{layer.output.name} is {layer.output.dtype.value}"
     if layer.output.dtype is DType.FLOAT8_E4M3 and not isinstance(
-        producer.kind, Matmul | LayerNorm
+        producer.kind, Attention | LayerNorm | Matmul
     ):
         return f"{layer.output.name} is {layer.output.dtype.value}, which products alone write"
     return None

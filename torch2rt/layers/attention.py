@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 from torch2rt.layers.rules import Unsupported, rule
 from torch2rt.layers.shapes import broadcast
 from torch2rt.lazy_torch import torch
+from torch2rt.network.dtype import DType
 from torch2rt.network.layer import LayerKind
 from torch2rt.network.tensor import Shape, Tensor, TensorType
 
@@ -26,7 +27,8 @@ class Attention(LayerKind):
     bool (False hides) or a float that is added, broadcast to [*batch, l, s]. ``is_causal`` hides
     key j from query i where j > i. With ``is_grouped``, the batch's last axis counts heads and
     each head of k and v serves as many consecutive heads of q. A query with every key hidden
-    gives zeros. Output: [*batch, l, d], dtype of q.
+    gives zeros. Output: [*batch, l, d], dtype of q. Of float8, all three of q, k and v, the sum
+    in float32: shares of the values are not rounded to float8.
     ``*_heads_last`` tells that this operand has the last axis of its batch, the heads, behind its
     rows: [*, l, h, e] where [*, h, l, e] is meant, as linear layers leave and take it.
     Source: torch.nn.functional.scaled_dot_product_attention; ONNX Attention.
@@ -64,7 +66,8 @@ class Attention(LayerKind):
             heads = batches[0][-1]
             batches[1:] = [_with_heads(batch, heads) for batch in batches[1:]]
         shape = (*broadcast(*batches), q.shape[-2], v.shape[-1])
-        return (_heads_first(TensorType(shape, q.dtype), self.output_heads_last),)
+        result = TensorType(shape, _result_dtype(q.dtype, k.dtype, v.dtype))
+        return (_heads_first(result, self.output_heads_last),)
 
     def reference(self, inputs: Sequence[TorchTensor]) -> tuple[TorchTensor, ...]:
         """The function of torch."""
@@ -94,6 +97,15 @@ def _heads_first(x: TensorType, is_last: bool) -> TensorType:
         raise ValueError(f"attention: {x} has no axis of heads to stand last")
     *batch, rows, heads, features = x.shape
     return TensorType((*batch, heads, rows, features), x.dtype)
+
+
+def _result_dtype(q: DType, k: DType, v: DType) -> DType:
+    """That of the query; ValueError where some are float8 and some are not."""
+    if DType.FLOAT8_E4M3 not in (q, k, v):
+        return q
+    if not q is k is v:
+        raise ValueError(f"attention of {q.value}, {k.value} and {v.value}: all or none are float8")
+    return DType.FLOAT32
 
 
 def _check_equal(left: object, right: object, what: str) -> None:

@@ -14,6 +14,7 @@ from torch2rt.network.dim import is_symbol
 from torch2rt.network.dtype import DType
 from torch2rt.network.layer import Layer
 from torch2rt.network.network import Network
+from torch2rt.quantize.float8 import operands_of
 
 # So many samples of the inputs are looked at, where their first axis is dynamic.
 _SAMPLES = 4
@@ -44,10 +45,10 @@ def layer_quality(
     before: Network, after: Network, inputs: Mapping[str, torch.Tensor],
     thresholds: Mapping[str, float], device: torch.device | None = None,
 ) -> list[LayerQuality]:
-    """The quality of every 8-bit contraction of ``after``, in order.
+    """The quality of every 8-bit product of ``after``, in order.
 
     ``before`` is the float32 network that it was made from: layers keep their names. ``after`` is
-    not yet optimised, so that its contractions still give float32. ``thresholds`` are the ranges
+    not yet optimised, so that its products still give float32. ``thresholds`` are the ranges
     of tensors by name.
     """
     quantized = [layer for layer in after.layers if _stored_as(layer) is not None]
@@ -66,10 +67,10 @@ def layer_quality(
 
 
 def _stored_as(layer: Layer) -> str | None:
-    """What a contraction reads in 8 bits: the dtype of its input, or of its weights alone."""
-    if layer.kind.name not in ("convolution", "matmul"):
+    """What a product reads in 8 bits: the dtype of its input, or of its weights alone."""
+    if layer.kind.name not in ("attention", "convolution", "matmul"):
         return None
-    x, weight = (tensor.dtype for tensor in layer.main_inputs)
+    x, weight = (tensor.dtype for tensor in layer.main_inputs[:2])
     if x in _STORED:
         return x.value
     return f"{weight.value} weights" if weight in _STORED else None
@@ -107,7 +108,9 @@ def _sqnr_db(want: torch.Tensor, got: torch.Tensor) -> float | None:
 
 
 def _threshold(layer: Layer, thresholds: Mapping[str, float]) -> float | None:
-    """The range of the layer's input; its quantized form is named after it."""
-    name = layer.inputs[0].name
-    base = name.removesuffix(f".{layer.inputs[0].dtype.value}")
-    return thresholds.get(base, thresholds.get(name))
+    """The range of the layer's input, of several the largest; bytes are named after floats."""
+    found = []
+    for tensor in operands_of(layer):
+        base = tensor.name.removesuffix(f".{tensor.dtype.value}")
+        found.append(thresholds.get(base, thresholds.get(tensor.name)))
+    return max((threshold for threshold in found if threshold is not None), default=None)

@@ -16,6 +16,7 @@ from torch2rt.layers.plugin import Plugin
 from torch2rt.network.dtype import DType
 from torch2rt.network.network import Network
 from torch2rt.network.tensor import Tensor
+from torch2rt.quantize.float8 import operands_of
 from torch2rt.quantize.mix import residuals
 
 
@@ -23,7 +24,8 @@ from torch2rt.quantize.mix import residuals
 class Store:
     """Tensors that are stored alike; ``readers`` and ``adders`` are layers that can have 8 bits.
 
-    Readers take them as their input (plugins, as any of theirs), adders add them to their result.
+    Readers take them as their input (plugins, as any of theirs; attention, as query, key or value),
+    adders add them to their result.
     """
 
     tensors: list[Tensor] = field(default_factory=list)
@@ -51,9 +53,10 @@ def stores_of(network: Network, names: Collection[str]) -> dict[str, Store]:
         if layer.name not in names:
             continue
         is_plugin = isinstance(layer.kind, Plugin)
-        for tensor in layer.inputs if is_plugin else layer.inputs[:1]:
-            if tensor.name in stores:
-                stores[tensor.name].readers.append(layer.name)
+        for tensor in layer.inputs if is_plugin else operands_of(layer):
+            read = stores.get(tensor.name)
+            if read is not None and layer.name not in read.readers:
+                read.readers.append(layer.name)
         for tensor in residuals(layer):
             if tensor.name in stores:
                 stores[tensor.name].adders.append(layer.name)

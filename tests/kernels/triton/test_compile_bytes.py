@@ -15,6 +15,7 @@ from triton_assembly import assembly
 
 from torch2rt.backends.spec import LayerSpec
 from torch2rt.backends.tactic import Unprepared
+from torch2rt.layers.attention import Attention
 from torch2rt.layers.convolution import Convolution
 from torch2rt.layers.matmul import Matmul
 from torch2rt.network.dtype import DType
@@ -97,3 +98,30 @@ def test_float8_is_refused_where_nothing_multiplies_it() -> None:
     spec = cuda_spec(Matmul(transpose_b=True), factors, "mul(i0,0.5)", (1,), DType.FLOAT16)
     with pytest.raises(Unprepared, match="products of float8 of before sm_89"):
         assembly("matmul.triton.pointer_64x64x64", spec, (8, 0))
+
+
+def attention(out: DType = DType.FLOAT16) -> LayerSpec:
+    inputs = [torch.zeros(2, 12, 384, 64).to(torch.float8_e4m3fn)] * 3
+    epilogue = "clamp(mul(i0,0.5),-448.0,448.0)" if out is DType.FLOAT8_E4M3 else "mul(i0,0.5)"
+    return cuda_spec(Attention(0.125), inputs, epilogue, (), out)
+
+
+@pytest.mark.parametrize("out", [DType.FLOAT16, DType.FLOAT8_E4M3])
+@pytest.mark.parametrize(("tactic", "capability", "scores", "mix"), [
+    ("pointer_64x64", (8, 9), r"mma.sync\S*e4m3.e4m3", r"mma.sync\S*f16.f16"),
+    ("tma_64x64", (9, 0), r"wgmma.mma_async\S*e4m3.e4m3", r"wgmma.mma_async\S*f16.f16"),
+    ("tma_128x128", (9, 0), r"wgmma.mma_async\S*e4m3.e4m3", r"wgmma.mma_async\S*f16.f16"),
+    ("tma_64x128", (10, 0), r"tcgen05.mma\S*kind::f8f6f4", r"tcgen05.mma\S*kind::f16"),
+])
+def test_attention_multiplies_float8_and_mixes_float16(
+    tactic: str, capability: tuple[int, int], scores: str, mix: str, out: DType
+) -> None:
+    text = assembly(f"attention.triton.{tactic}", attention(out), capability)
+    assert re.search(scores, text)
+    assert re.search(mix, text)
+    assert ("cp.async.bulk.tensor.4d.shared" in text) == tactic.startswith("tma")
+
+
+def test_attention_over_float8_is_refused_where_nothing_multiplies_it() -> None:
+    with pytest.raises(Unprepared, match="products of float8 of before sm_89"):
+        assembly("attention.triton.pointer_64x64", attention(), (8, 0))

@@ -8,18 +8,20 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from torch2rt.backends.cuda.constants import operand
-from torch2rt.backends.cuda.device import current_device
+from torch2rt.backends.cuda.device import FLOAT8_CAPABILITY, current_device
 from torch2rt.backends.cuda.launch import KernelPrepared, Out
 from torch2rt.backends.cuda.triton import tiles
 from torch2rt.backends.cuda.triton.kernel import Value, triton_kernel
 from torch2rt.backends.cuda.triton.operands import (
     MAX_OFFSET,
     TRITON_FLOATS,
+    TRITON_TYPES,
     Axis,
     fold,
     make_program,
     max_offset,
 )
+from torch2rt.backends.cuda.triton.print_triton import refusal_reason
 from torch2rt.backends.cuda.triton.tensor_map import Matrix
 from torch2rt.backends.spec import LayerSpec, TensorSpec
 from torch2rt.backends.tactic import Prepared, Refusal, Tactic, Unprepared, Weights
@@ -95,7 +97,7 @@ class TritonAttention(Tactic):
         return not self.is_mapped or map_refusal(spec, heads) is None
 
     def supports(self, spec: LayerSpec) -> Refusal | None:
-        """Floats, at most 256 features, a batch that can be seen as three axes."""
+        """Floats, float8 with an epilogue, at most 256 features, a batch of three axes at most."""
         heads = find_heads(spec)
         if isinstance(heads, Refusal):
             return heads
@@ -103,7 +105,7 @@ class TritonAttention(Tactic):
             return Refusal("smaller tiles have fewer empty rows")
         if spec.inputs[0].dtype is DType.FLOAT32 and (self.block_m, self.block_n) != (64, 64):
             return Refusal("float32 products are slow in any tile: one is enough")
-        if self.block_m * max(_power(heads.e), _power(heads.d)) > 128 * 128:
+        if self.block_m * max(_padded_features(spec, heads)) > 128 * 128:
             return Refusal("the tile needs too many registers")
         takes_maps = current_device().capability >= (9, 0) and map_refusal(spec, heads) is None
         if self.is_mapped and not takes_maps:
@@ -118,8 +120,8 @@ class TritonAttention(Tactic):
         if isinstance(heads, Refusal):
             raise Unprepared(heads.reason)
         kind = attention_kind(spec)
-        element = TRITON_FLOATS[spec.inputs[0].dtype]
-        e, d = _power(heads.e), _power(heads.d)
+        element = TRITON_TYPES[spec.inputs[0].dtype]
+        e, d = _padded_features(spec, heads)
         sizes = ((self.block_m, e), (self.block_n, e), (self.block_n, d))
         types = [
             (
@@ -131,7 +133,7 @@ class TritonAttention(Tactic):
         ]
         mask_dtype = spec.inputs[3].dtype if kind.has_mask else None
         types.append(("mask", f"*{_MASK_TYPES[mask_dtype]}" if mask_dtype else "constexpr"))
-        types.append(("y", f"*{TRITON_FLOATS[spec.outputs[0].dtype]}"))
+        types.append(("y", f"*{TRITON_TYPES[spec.outputs[0].dtype]}"))
         constants: dict[str, Value] = {
             "SCALE": kind.scale * math.log2(math.e),
             "MASK": "none" if not mask_dtype else "bool" if mask_dtype is DType.BOOL else "float",
@@ -238,11 +240,9 @@ def _split_heads(strides: tuple[int, ...], group: int) -> tuple[int, ...]:
 def _refusal(spec: LayerSpec) -> Refusal | None:
     kind = attention_kind(spec)
     q, k, v = spec.inputs[:3]
-    dtypes = {q.dtype, k.dtype, v.dtype, spec.outputs[0].dtype}
-    if spec.epilogue is not None:
-        return Refusal("an epilogue")
-    if len(dtypes) > 1 or q.dtype not in TRITON_FLOATS:
-        return Refusal(f"operands of {', '.join(sorted(dtype.value for dtype in dtypes))}")
+    refusal = _dtype_refusal(spec)
+    if refusal is not None:
+        return refusal
     if kind.has_mask and spec.inputs[3].dtype not in _MASK_TYPES:
         return Refusal(f"a mask of {spec.inputs[3].dtype.value}")
     if max(q.shape[-1], v.shape[-1]) > _MAX_FEATURES:
@@ -254,6 +254,26 @@ def _refusal(spec: LayerSpec) -> Refusal | None:
     if any(x.strides[-1] != 1 and x.shape[-1] > 1 for x in (q, k, v, spec.outputs[0])):
         return Refusal("features that are not dense")
     return None
+
+
+def _dtype_refusal(spec: LayerSpec) -> Refusal | None:
+    """Operands of one float as they are, or of float8 with an epilogue of one operand."""
+    out, dtype = spec.outputs[0].dtype, spec.inputs[0].dtype
+    dtypes = {tensor.dtype for tensor in spec.inputs[:3]}
+    if dtype is not DType.FLOAT8_E4M3:
+        dtypes.add(out)
+        if spec.epilogue is not None:
+            return Refusal("an epilogue")
+    elif current_device().capability < FLOAT8_CAPABILITY:
+        return Refusal("products of float8 of before sm_89")
+    if len(dtypes) > 1 or dtype not in (*TRITON_FLOATS, DType.FLOAT8_E4M3):
+        return Refusal(f"operands of {', '.join(sorted(dtype.value for dtype in dtypes))}")
+    if out not in (*TRITON_FLOATS, DType.FLOAT8_E4M3):
+        return Refusal(f"a result in {out.value}")
+    if spec.main_count < len(spec.inputs):
+        return Refusal("an epilogue with operands")
+    reason = refusal_reason(spec.epilogue, out)
+    return Refusal(reason) if reason is not None else None
 
 
 def map_refusal(spec: LayerSpec, heads: Heads) -> Refusal | None:
@@ -270,9 +290,15 @@ def map_refusal(spec: LayerSpec, heads: Heads) -> Refusal | None:
     return None
 
 
+def _padded_features(spec: LayerSpec, heads: Heads) -> tuple[int, int]:
+    """Features of keys and of values as powers of two; a product needs 32 bytes, and 16."""
+    least = max(16, 32 // spec.inputs[0].dtype.itemsize_bytes)
+    return max(least, _power(heads.e)), max(16, _power(heads.d))
+
+
 def _power(size: int) -> int:
-    """The next power of two; a product needs 16 at least."""
-    return max(16, 1 << (size - 1).bit_length())
+    """The next power of two."""
+    return 1 << (size - 1).bit_length()
 
 
 _TILES = ((64, 64, 4, 3), (64, 128, 4, 2), (128, 64, 8, 3), (128, 128, 8, 2))
