@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from types import ModuleType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -74,26 +75,54 @@ class UnpackedTactic(Tactic):
     kinds: ClassVar[tuple[str, ...]] = ("matmul",)
     over: ClassVar[Tactic]
 
+    def inner(self, spec: LayerSpec) -> LayerSpec:
+        """The layer of float weights."""
+        return unpacked_spec(spec)
+
+    def unpack(self, spec: LayerSpec, weights: Weights, name: str) -> Weights:
+        """The weights, the constant ``name`` as float."""
+        return UnpackedWeights(weights, name, spec.inputs[0].dtype)
+
     def takes_pitch(self, spec: LayerSpec) -> bool:
         """As the tactic for floats."""
-        return self.over.takes_pitch(unpacked_spec(spec))
+        return self.over.takes_pitch(self.inner(spec))
 
     def supports(self, spec: LayerSpec) -> Refusal | None:
         """What the tactic for floats takes."""
-        return stored_refusal(spec) or self.over.supports(unpacked_spec(spec))
+        return stored_refusal(spec) or self.over.supports(self.inner(spec))
 
     def layouts(self, spec: LayerSpec) -> Sequence[LayoutChoice]:
         """As the tactic for floats."""
-        return self.over.layouts(unpacked_spec(spec))
+        return self.over.layouts(self.inner(spec))
 
     def estimate_us(self, spec: LayerSpec) -> float | None:
         """As the tactic for floats."""
-        return self.over.estimate_us(unpacked_spec(spec))
+        return self.over.estimate_us(self.inner(spec))
 
     def prepare(self, spec: LayerSpec, weights: Weights) -> Prepared:
         """The tactic for floats, given float weights."""
         name = spec.constants[1]
         if name is None:
             raise Unprepared("the weight is not a constant")
-        unpacked = UnpackedWeights(weights, name, spec.inputs[0].dtype)
-        return self.over.prepare(unpacked_spec(spec), unpacked)
+        return self.over.prepare(self.inner(spec), self.unpack(spec, weights, name))
+
+
+def unpacked_variants(
+    base: type[UnpackedTactic], module: ModuleType, library: str, own: str
+) -> dict[str, type[UnpackedTactic]]:
+    """Classes of the module ``own``: ``base`` over every tactic of ``module``, by their names.
+
+    ``matmul.triton.pointer_64x64x64`` becomes ``matmul.triton_unpacked.pointer_64x64x64``.
+    """
+    tactics = {
+        name: cls for name, cls in vars(module).items()
+        if isinstance(cls, type) and issubclass(cls, Tactic) and hasattr(cls, "name")
+        and cls.__module__ == module.__name__
+    }
+    return {
+        f"Unpacked{name}": type(f"Unpacked{name}", (base,), {
+            "__module__": own, "__doc__": f"{cls.__doc__} Weights are unpacked.",
+            "name": cls.name.replace(library, f"{library}_unpacked"), "over": cls(),
+        })
+        for name, cls in tactics.items()
+    }

@@ -1,4 +1,4 @@
-"""Constant operands in device memory: uploaded once, shared by plans."""
+"""Constant operands in device memory, uploaded once, shared by plans; their dtypes converted."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch2rt.backends.cuda.device import Memory, current_device
 from torch2rt.backends.cuda.launch import In, Packed
 from torch2rt.backends.spec import LayerSpec, Layout
 from torch2rt.backends.tactic import Weights
-from torch2rt.network.dtype import Array
+from torch2rt.network.dtype import Array, DType
 
 
 def operand(spec: LayerSpec, weights: Weights, index: int) -> In | Packed:
@@ -36,3 +36,23 @@ def packed_constant(
 
     memory: Memory = weights.packed(("cuda", name, form), make)
     return memory
+
+
+def convert(values: Array, source: DType, target: DType) -> Array:
+    """The values as another float dtype, rounded to nearest even; bfloat16 as bits."""
+    wide = widen(values, source)
+    if target is DType.FLOAT16:
+        with np.errstate(over="ignore"):
+            return wide.astype(np.float16)
+    if target is DType.BFLOAT16:
+        bits = wide.view(np.uint32)
+        rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+        return np.where(np.isnan(wide), 0x7FFF, rounded).astype(np.uint16)
+    return wide
+
+
+def widen(values: Array, source: DType) -> Array:
+    """The values in float32."""
+    if source is DType.BFLOAT16:
+        return (values.astype(np.uint32) << 16).view(np.float32)
+    return np.ascontiguousarray(values, np.float32)

@@ -8,11 +8,11 @@ import torch
 from cuda_testing import check_cuda_tactic, cuda_spec
 
 from torch2rt.backends.backend import find_tactic, find_tactics
+from torch2rt.backends.cuda.constants import convert, widen
 from torch2rt.backends.cuda.cublaslt import binding
 from torch2rt.backends.cuda.cublaslt.algorithms import read_algorithm
 from torch2rt.backends.cuda.cublaslt.problem import find_gemm
 from torch2rt.backends.cuda.libraries import LibraryMissing
-from torch2rt.backends.cuda.tactics.matmul_cublaslt import convert, widen
 from torch2rt.backends.tactic import Refusal, Unprepared
 from torch2rt.layers.matmul import Matmul
 from torch2rt.network.dtype import DType

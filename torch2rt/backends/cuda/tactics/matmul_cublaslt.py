@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import numpy as np
-
-from torch2rt.backends.cuda.constants import operand, packed_constant
+from torch2rt.backends.cuda.constants import convert, operand, packed_constant
 from torch2rt.backends.cuda.cublaslt import binding
 from torch2rt.backends.cuda.cublaslt.algorithms import (
     ALGORITHM_COUNT,
@@ -21,7 +19,7 @@ from torch2rt.backends.cuda.launch import In, Out
 from torch2rt.backends.cuda.tactics.pointwise_cuda_vector import PointwiseVector
 from torch2rt.backends.spec import LayerSpec
 from torch2rt.backends.tactic import Prepared, Refusal, Tactic, Unprepared, Weights
-from torch2rt.network.dtype import Array, DType
+from torch2rt.network.dtype import Array
 
 
 class CublasLtMatmul(Tactic):
@@ -75,26 +73,6 @@ def _bias(spec: LayerSpec, weights: Weights, gemm: Gemm) -> Memory | None:
         return convert(array, source, target)
 
     return packed_constant(weights, name, f"cublaslt {target.value}", pack)
-
-
-def convert(values: Array, source: DType, target: DType) -> Array:
-    """The values as another float dtype, rounded to nearest even; bfloat16 as bits."""
-    wide = widen(values, source)
-    if target is DType.FLOAT16:
-        with np.errstate(over="ignore"):
-            return wide.astype(np.float16)
-    if target is DType.BFLOAT16:
-        bits = wide.view(np.uint32)
-        rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
-        return np.where(np.isnan(wide), 0x7FFF, rounded).astype(np.uint16)
-    return wide
-
-
-def widen(values: Array, source: DType) -> Array:
-    """The values in float32."""
-    if source is DType.BFLOAT16:
-        return (values.astype(np.uint32) << 16).view(np.float32)
-    return np.ascontiguousarray(values, np.float32)
 
 
 class CublasLtApart(CublasLtMatmul):
