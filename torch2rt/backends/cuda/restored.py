@@ -28,8 +28,8 @@ class RestoredTactic(UnpackedTactic):
 
     def inner(self, spec: LayerSpec) -> LayerSpec:
         """The layer of float weights, without scales if it has them as `scale_index` finds."""
-        index = scale_index(spec)
-        return unpacked_spec(spec) if index is None else _restored_spec(spec, index)
+        index, unpacked = scale_index(spec), unpacked_spec(spec)
+        return unpacked if index is None else unscaled_spec(unpacked, index)
 
     def layouts(self, spec: LayerSpec) -> Sequence[LayoutChoice]:
         """As the tactic for floats, scales among the operands."""
@@ -75,17 +75,18 @@ def scale_index(spec: LayerSpec) -> int | None:
     return index if is_row and is_constant else None
 
 
-def _restored_spec(spec: LayerSpec, index: int) -> LayerSpec:
-    """The layer whose epilogue does not scale; operands keep their places."""
+def unscaled_spec(spec: LayerSpec, index: int) -> LayerSpec:
+    """The layer whose epilogue does not scale by that input; operands keep their places."""
     assert spec.epilogue is not None
     scale = ex.Input(index - spec.main_count + 1)
     epilogue = _without(spec.epilogue, scale)
-    restored = unpacked_spec(spec)
-    if index == len(spec.inputs) - 1:  # of operands, the last is one that the epilogue reads
-        restored = replace(
-            restored, inputs=restored.inputs[:-1], constants=restored.constants[:-1]
-        )
-    return replace(restored, epilogue=None if epilogue == ex.Input(0) else epilogue)
+    kept = len(spec.inputs)
+    if index == kept - 1:  # of operands, the last is one that the epilogue reads
+        kept -= 1
+    return replace(
+        spec, epilogue=None if epilogue == ex.Input(0) else epilogue, inputs=spec.inputs[:kept],
+        constants=spec.constants[:kept],
+    )
 
 
 def _without(expression: ex.Expression, scale: ex.Input) -> ex.Expression:

@@ -4,7 +4,7 @@ import ctypes
 
 import torch
 
-TYPES = {0: torch.float32, 2: torch.float16, 14: torch.bfloat16}
+TYPES = {0: torch.float32, 2: torch.float16, 14: torch.bfloat16, 28: torch.float8_e4m3fn}
 ALGORITHMS = 3
 
 
@@ -76,6 +76,8 @@ class FakeCublasLt:
         right = self._matrix(b, of_b).mT if facts[4] else self._matrix(b, of_b)
         result = alpha._obj.value * (left.double() @ right.double())
         target = self._matrix(d, of_d)
+        if self.objects[of_a.value]["dtype"] == 28:
+            result = self._scaled(facts, result, target.dtype)
         if beta._obj.value:
             result = result + beta._obj.value * self._matrix(c, of_c).double()
         if facts[7] & 4:
@@ -85,6 +87,20 @@ class FakeCublasLt:
             result = torch.nn.functional.gelu(result, approximate="tanh")
         target.copy_(result)
         return 0
+
+    def _scaled(self, facts, result, dtype):
+        """Of float8: rows by rows alone, no float8 out, both operands scaled or none."""
+        assert (facts[3], facts[4]) == (1, 0)
+        assert dtype != torch.float8_e4m3fn
+        assert facts[25] in (0, 1)
+        if facts.get(31) is None:
+            assert not {17, 18, 32} & facts.keys()
+            return result
+        assert (facts[31], facts[32]) == (3, 3)
+        rows, columns = result.shape[-2:]
+        of_rows = _tensor(facts[17], torch.float32, rows)
+        of_columns = _tensor(facts[18], torch.float32, columns)
+        return result * of_rows.double()[:, None] * of_columns.double()
 
     def _matrix(self, address, layout):
         """[batch, rows, columns], column-major."""

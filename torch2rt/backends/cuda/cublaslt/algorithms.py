@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import struct
 import weakref
-from ctypes import byref, c_int, c_int32, c_int64, c_uint32, c_uint64, c_void_p
+from ctypes import byref, c_int, c_int8, c_int32, c_int64, c_uint32, c_uint64, c_void_p
 from dataclasses import dataclass
 
 from torch2rt.backends.cuda.cublaslt import binding
@@ -22,10 +22,19 @@ ALIGNMENT_BYTES = 16
 _ENTRY = struct.Struct(f"<{binding.ALGORITHM_BYTES}sQ")
 
 
+@dataclass(frozen=True, slots=True)
+class Vectors:
+    """Addresses of a bias [n] and, of float8, of scales of the columns [n] and the rows [m]."""
+
+    bias: int
+    columns: int = 0
+    rows: int = 0
+
+
 class Descriptors:
     """What the library is told of a product; it takes the right operand first."""
 
-    def __init__(self, gemm: Gemm, bias_address: int) -> None:
+    def __init__(self, gemm: Gemm, vectors: Vectors) -> None:
         library = binding.library()
         self.product = c_void_p()
         mode = binding.COMPUTE_32F_FAST_TF32 if gemm.tf32 else binding.COMPUTE_32F
@@ -34,7 +43,9 @@ class Descriptors:
         check(status, "describing a product")
         made = [(library.cublasLtMatmulDescDestroy, self.product)]
         self._release = weakref.finalize(self, _destroy, made)
-        self._describe_product(gemm, bias_address)
+        self._describe_product(gemm, vectors.bias)
+        if gemm.a.dtype is DType.FLOAT8_E4M3:
+            self._describe_float8(gemm, vectors)
         self.matrices = []
         for matrix in (gemm.b, gemm.a, gemm.c, gemm.d):
             self.matrices.append(_layout(matrix, gemm.batch))
@@ -55,6 +66,19 @@ class Descriptors:
             epilogue |= binding.EPILOGUE_GELU
         chosen = c_uint32(epilogue or binding.EPILOGUE_DEFAULT)
         set_attribute(set_, self.product, binding.DESC_EPILOGUE, chosen)
+
+
+    def _describe_float8(self, gemm: Gemm, vectors: Vectors) -> None:
+        set_ = binding.library().cublasLtMatmulDescSetAttribute
+        set_attribute(set_, self.product, binding.DESC_FAST_SUMS, c_int8(gemm.has_fast_sums))
+        if gemm.scale is None:
+            return
+        for attribute, mode, address in zip(
+            binding.DESC_SCALE_POINTERS, binding.DESC_SCALE_MODES, (vectors.columns, vectors.rows),
+            strict=True,
+        ):
+            set_attribute(set_, self.product, mode, c_int32(binding.SCALE_VECTOR))
+            set_attribute(set_, self.product, attribute, c_void_p(address))
 
 
 def _layout(matrix: Matrix, batch: int) -> c_void_p:
@@ -95,7 +119,8 @@ class HeuristicJob:
     def run(self) -> bytes:
         """Up to `ALGORITHM_COUNT` of them, likely best first. Unprepared if there is none."""
         library = binding.library()
-        descriptors = Descriptors(self.gemm, bias_address=256)  # any: it is not read
+        unread = 256
+        descriptors = Descriptors(self.gemm, Vectors(unread, unread, unread))
         preference = _preference()
         results = (HeuristicResult * ALGORITHM_COUNT)()
         count = c_int()

@@ -1,6 +1,7 @@
 """The library: its functions, the numbers of its enumerations, and a handle per GPU.
 
-Names and numbers are those of cublasLt.h, which has kept them since CUDA 11.
+Names and numbers are those of cublasLt.h, which has kept them since CUDA 11; scales along rows and
+columns came with 12.9.
 """
 
 from __future__ import annotations
@@ -14,11 +15,15 @@ from torch2rt.backends.cuda.libraries import LibraryMissing, load_library
 from torch2rt.backends.tactic import Unprepared
 from torch2rt.network.dtype import DType
 
-DATA_TYPES = {DType.FLOAT32: 0, DType.FLOAT16: 2, DType.BFLOAT16: 14}
+DATA_TYPES = {DType.FLOAT32: 0, DType.FLOAT16: 2, DType.BFLOAT16: 14, DType.FLOAT8_E4M3: 28}
 COMPUTE_32F, COMPUTE_32F_FAST_TF32 = 68, 77
 OP_N, OP_T = 0, 1
 # Attributes of a product.
 DESC_TRANSA, DESC_TRANSB, DESC_EPILOGUE, DESC_BIAS_POINTER = 3, 4, 7, 8
+# Of products of float8: scales of the operands, and whether sums keep the bits of tensor cores.
+DESC_SCALE_POINTERS, DESC_SCALE_MODES, DESC_FAST_SUMS = (17, 18), (31, 32), 25
+SCALE_VECTOR = 3
+FIRST_VERSION_WITH_VECTORS = 120900
 # What is done to a result; they add up.
 EPILOGUE_DEFAULT, EPILOGUE_BIAS, EPILOGUE_GELU = 1, 4, 32
 # Attributes of a matrix.

@@ -36,7 +36,11 @@ class Matrix:
 
 @dataclass(frozen=True, slots=True)
 class Gemm:
-    """``batch`` products of [m, k] and [k, n]; ``c`` is the residual's matrix, or the result's."""
+    """``batch`` products of [m, k] and [k, n]; ``c`` is the residual's matrix, or the result's.
+
+    Of float8: ``scale`` is the input that scales columns, before all else; ``has_fast_sums`` that
+    sums keep no more bits than those of tensor cores.
+    """
 
     a: Matrix
     b: Matrix
@@ -45,27 +49,34 @@ class Gemm:
     batch: int
     epilogue: Epilogue
     tf32: bool
+    scale: int | None = None
+    has_fast_sums: bool = False
 
     @property
     def digest(self) -> str:
         """Equal for equal problems, in every process. Which inputs they are does not matter."""
         e = self.epilogue
-        parts = (
+        parts: tuple[object, ...] = (
             self.a, self.b, self.c, self.d, self.batch, self.tf32, e.alpha == 1.0,
             e.bias is not None, e.residual is not None, e.has_gelu,
         )
+        if self.a.dtype is DType.FLOAT8_E4M3:
+            parts += (self.scale is not None, self.has_fast_sums)
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
 
 def find_gemm(spec: LayerSpec) -> Gemm | Refusal:
-    """The product that a layer is."""
+    """The product of floats that a layer is; of float8, see float8.py."""
+    a, b = spec.inputs[:2]
+    return _refused_types(a, b, spec.outputs[0]) or find_gemm_of_any(spec)
+
+
+def find_gemm_of_any(spec: LayerSpec) -> Gemm | Refusal:
+    """The product that a layer is, whatever its dtypes."""
     kind = spec.kind
     assert isinstance(kind, Matmul)
     a, b = spec.inputs[:2]
     output = spec.outputs[0]
-    refusal = _refused_types(a, b, output)
-    if refusal is not None:
-        return refusal
     epilogue = find_epilogue(spec)
     if isinstance(epilogue, Refusal):
         return epilogue
@@ -87,7 +98,8 @@ def find_gemm(spec: LayerSpec) -> Gemm | Refusal:
 
 
 def _refused_types(a: TensorSpec, b: TensorSpec, output: TensorSpec) -> Refusal | None:
-    if a.dtype not in DATA_TYPES or b.dtype is not a.dtype:
+    is_known = a.dtype in DATA_TYPES and a.dtype is not DType.FLOAT8_E4M3
+    if not is_known or b.dtype is not a.dtype:
         return Refusal(f"operands of {a.dtype.value} and {b.dtype.value}")
     if output.dtype not in (a.dtype, DType.FLOAT32):
         return Refusal(f"a result of {output.dtype.value}")

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch2rt.backends.buffer import Buffer
 from torch2rt.backends.cuda.cublaslt import binding
-from torch2rt.backends.cuda.cublaslt.algorithms import Algorithm, Descriptors
+from torch2rt.backends.cuda.cublaslt.algorithms import Algorithm, Descriptors, Vectors
 from torch2rt.backends.cuda.cublaslt.problem import Gemm
 from torch2rt.backends.cuda.device import Memory
 from torch2rt.backends.cuda.launch import CudaCall, In, Out, Packed
@@ -21,20 +21,29 @@ WORKSPACE_ALIGNMENT = 256
 
 @dataclass(frozen=True, slots=True)
 class Operands:
-    """Where the matrices of a product are; the result's is output 0."""
+    """Where the matrices of a product are; the result's is output 0.
+
+    ``scales`` are those of the columns and of the rows.
+    """
 
     a: In | Packed
     b: In | Packed
     c: In | Out
     bias: Memory | None
+    scales: tuple[Memory, Memory] | None = None
+
+    @property
+    def vectors(self) -> Vectors:
+        """Addresses of what is no matrix."""
+        columns, rows = (memory.address for memory in self.scales) if self.scales else (0, 0)
+        return Vectors(self.bias.address if self.bias is not None else 0, columns, rows)
 
 
 class Product(Prepared):
     """One call of cublasLtMatmul."""
 
     def __init__(self, gemm: Gemm, algorithm: Algorithm, operands: Operands, gpu: int) -> None:
-        bias = operands.bias
-        self.descriptors = Descriptors(gemm, bias.address if bias is not None else 0)
+        self.descriptors = Descriptors(gemm, operands.vectors)
         self.operands = operands
         self.handle = binding.handle_of(gpu)
         self.algorithm = ctypes.create_string_buffer(algorithm.data, binding.ALGORITHM_BYTES)

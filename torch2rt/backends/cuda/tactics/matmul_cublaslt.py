@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import numpy as np
+
 from torch2rt.backends.cuda.constants import convert, operand, packed_constant
 from torch2rt.backends.cuda.cublaslt import binding
 from torch2rt.backends.cuda.cublaslt.algorithms import (
@@ -32,21 +34,25 @@ class CublasLtMatmul(Tactic):
     kinds: ClassVar[tuple[str, ...]] = ("matmul",)
     index: ClassVar[int]
 
+    def gemm(self, spec: LayerSpec) -> Gemm | Refusal:
+        """The product that a layer is."""
+        return find_gemm(spec)
+
     def takes_pitch(self, spec: LayerSpec) -> bool:
         """Distances of rows and of matrices are told to the library."""
-        return not isinstance(find_gemm(spec), Refusal)
+        return not isinstance(self.gemm(spec), Refusal)
 
     def supports(self, spec: LayerSpec) -> Refusal | None:
         """What the library can express."""
         reason = binding.missing()
         if reason is not None:
             return Refusal(reason)
-        gemm = find_gemm(spec)
+        gemm = self.gemm(spec)
         return gemm if isinstance(gemm, Refusal) else None
 
     def prepare(self, spec: LayerSpec, weights: Weights) -> Prepared:
         """Look up the algorithm, or ask the library; upload constants."""
-        gemm = find_gemm(spec)
+        gemm = self.gemm(spec)
         if isinstance(gemm, Refusal):
             raise Unprepared(gemm.reason)
         bias = _bias(spec, weights, gemm)
@@ -56,7 +62,7 @@ class CublasLtMatmul(Tactic):
         residual = gemm.epilogue.residual
         places = Operands(
             operand(spec, weights, 0), operand(spec, weights, 1),
-            In(residual) if residual is not None else Out(), bias,
+            In(residual) if residual is not None else Out(), bias, _scales(spec, weights, gemm),
         )
         return Product(gemm, read_algorithm(blob, self.index), places, gpu)
 
@@ -73,6 +79,25 @@ def _bias(spec: LayerSpec, weights: Weights, gemm: Gemm) -> Memory | None:
         return convert(array, source, target)
 
     return packed_constant(weights, name, f"cublaslt {target.value}", pack)
+
+
+def _scales(spec: LayerSpec, weights: Weights, gemm: Gemm) -> tuple[Memory, Memory] | None:
+    """Scales of the columns, and those of the rows, which the library wants too: ones."""
+    name = spec.constants[gemm.scale] if gemm.scale is not None else None
+    if name is None:
+        return None
+    columns, rows = gemm.d.columns, gemm.d.rows
+
+    def spread(array: Array) -> Array:
+        return np.broadcast_to(array.reshape(-1), (columns,))
+
+    def ones() -> Memory:
+        return current_device().upload(np.ones(rows, np.float32))
+
+    return (
+        packed_constant(weights, name, f"cublaslt scales {columns}", spread),
+        weights.packed(("cuda", "ones", rows), ones),
+    )
 
 
 class CublasLtApart(CublasLtMatmul):
