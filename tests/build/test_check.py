@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from torch2rt.build.check import BOUNDS, Checker, error_bound
 from torch2rt.build.trial import Trial
 from torch2rt.errors import DeviceError
 from torch2rt.expression import parse_expression
+from torch2rt.layers.attention import Attention
 from torch2rt.layers.convolution import Convolution
 from torch2rt.layers.matmul import Matmul
 from torch2rt.layers.pointwise import Pointwise
@@ -187,9 +189,26 @@ def bits_up(values: np.ndarray, count: int) -> None:
 def test_float8_may_be_a_step_off(change: Callable[[np.ndarray], None], reason: str) -> None:
     factors = [torch.zeros(6, 8).to(torch.float8_e4m3fn), torch.zeros(5, 8).to(torch.float8_e4m3fn)]
     spec = make_spec(
-        Matmul(transpose_b=True), factors, "clamp(mul(i0,9.0),-448.0,448.0)",
+        Matmul(transpose_b=True), factors, "clamp(mul(i0,0.0007),-448.0,448.0)",
         out_dtype=DType.FLOAT8_E4M3,
     )
     found = verdict(spec, Reference("any.fake.float8", change=change))
     assert reason in found
     assert bool(found) == bool(reason)
+
+
+class Uniform(Reference):
+    """Attends to all keys alike, whatever the scores."""
+
+    def prepare(self, spec, weights):
+        return super().prepare(replace(spec, kind=replace(spec.kind, scale=0.0)), weights)
+
+
+@pytest.mark.parametrize("out", [DType.FLOAT16, DType.FLOAT8_E4M3])
+def test_wrong_scores_of_float8_are_seen(out: DType) -> None:
+    operands = [torch.zeros(2, 9, 64).to(torch.float8_e4m3fn) for _ in range(3)]
+    # As after quantization: numbers of spread 1 were multiplied by 112.
+    kind = Attention(64**-0.5 / 112**2)
+    spec = make_spec(kind, operands, "clamp(mul(i0,0.5),-448.0,448.0)", out_dtype=out)
+    assert verdict(spec, Reference("any.fake.right")) == ""
+    assert "of the norm" in verdict(spec, Uniform("any.fake.uniform"))

@@ -29,6 +29,7 @@ from torch2rt.lazy_torch import torch
 from torch2rt.network.dtype import DType
 from torch2rt.network.layer import run_reference, widen
 from torch2rt.network.tensor import TensorType
+from torch2rt.network.torch_cast import FLOAT8_MAX
 
 if TYPE_CHECKING:
     from torch import Tensor as TorchTensor
@@ -45,6 +46,8 @@ BOUNDS = {
 TF32_BOUND = 2e-3
 # What is rounded to float8 may be a step off, up to 2^-3 of the largest value.
 _FLOAT8_STEP = 2.0**-3
+# What normal numbers in float8 are multiplied by: 448 is four times their spread.
+_FLOAT8_SPREAD = FLOAT8_MAX / 4
 # Integers and bools made of floats (comparisons, argmax, roundings): so many may differ, for a
 # value at the very boundary falls to either side.
 _FLIPPED = 1e-3
@@ -222,13 +225,19 @@ def _has_float(node: ex.Expression) -> bool:
 
 
 def _random(spec: TensorSpec, seed: int, device: TorchDevice) -> TorchTensor:
-    """Normal floats, bools of which most are True, small bytes, 0 where it may be an index."""
+    """Normal floats, bools of which most are True, small bytes, 0 where it may be an index.
+
+    float8 has been scaled to its range, and what reads it scales it back: numbers far below would
+    be lost beside a bias, and would give attention no scores to speak of.
+    """
     generator = torch.Generator().manual_seed(seed)
     dtype = getattr(torch, spec.dtype.value)
     # A short period is as good, and much faster to make than many millions of values.
     count = min(spec.element_count, 1 << 20)
     if spec.dtype.is_float:
         values = torch.randn(count, generator=generator)
+        if spec.dtype is DType.FLOAT8_E4M3:
+            values = (values * _FLOAT8_SPREAD).clamp(-FLOAT8_MAX, FLOAT8_MAX)
     elif spec.dtype is DType.BOOL:
         values = torch.rand(count, generator=generator) < 0.75
     elif spec.dtype.itemsize_bytes == 1:
