@@ -1,6 +1,6 @@
 """Linear layers with weights in 8 bits (and on a GPU in float8) beside float, by rows of input.
 
-    python tests/bench/stored_weights_bench.py [--device cuda] [--width 4096] [--layers 4]
+    python tests/bench/stored_weights_bench.py [--device cuda] [--width 4096] [--rows 1,128]
 
 Writes results/stored_weights_<device>_<date>.csv: for a chain of wide layers, whose weights exceed
 the caches, the time of a call per precision and number of rows, in interleaved rounds. ``ratio``
@@ -26,7 +26,7 @@ import torch2rt
 from torch2rt.bench.machine import machine_card
 
 HERE = Path(__file__).parent
-ROWS = (1, 2, 4, 8, 16, 32, 128)
+ROWS = (1, 2, 4, 8, 16, 32, 128, 512, 4096)
 PRECISIONS = {"cpu": ("fp32", "int8_weights"), "cuda": ("fp16", "int8_weights", "fp8")}
 ROUNDS = 15
 TURN_S = 0.05
@@ -37,6 +37,7 @@ def main() -> int:
     parser.add_argument("--device", default="cpu", choices=tuple(PRECISIONS))
     parser.add_argument("--width", type=int, default=4096)
     parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--rows", type=numbers, default=ROWS)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.manual_seed(0)
@@ -52,11 +53,15 @@ def main() -> int:
             "width", "layers", "rows", "precision", "median_us", "least_us", "ratio", "error",
             "tactic",
         ])
-        for rows in ROWS:
+        for rows in args.rows:
             for line in measured(model, rows, args):
                 writer.writerow([args.width, args.layers, rows, *line])
                 sys.stdout.write(f"{rows:4} rows  {'  '.join(map(str, line))}\n")
     return 0
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in text.split(","))
 
 
 def measured(model: nn.Module, rows: int, args: argparse.Namespace) -> list[list[object]]:
