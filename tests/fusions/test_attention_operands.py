@@ -1,10 +1,11 @@
-"""What attention layers absorb: transposes of heads, and masks that hide nothing."""
+"""What attention layers absorb: transposes of heads, factors, masks that hide nothing."""
 
 import numpy as np
 import pytest
-from fusion_testing import check_fires, check_refused
+from fusion_testing import check_fires, check_refused, pointwise
 
 from torch2rt.fusions.remove_attention_mask import RemoveAttentionMask
+from torch2rt.fusions.scale_into_attention import ScaleIntoAttention
 from torch2rt.fusions.transpose_into_attention import TransposeIntoAttention
 from torch2rt.network.dtype import Array
 
@@ -124,3 +125,62 @@ def test_masks_that_do_something(type: str, mask: Array) -> None:
 def test_masks_given_at_run_time() -> None:
     source = masked("bool[3,5]").replace("constant @m", "input %m").replace("@m", "%m")
     check_refused(RemoveAttentionMask(), source, reason="")
+
+
+ROWS = "input %q: float32[2,5,4]\ninput %k: float32[2,7,4]\ninput %v: float32[2,7,6]\n"
+
+
+def attended(q: str = "%q", k: str = "%k") -> str:
+    return f'%y = attention({q}, {k}, %v) {{"scale":0.5}} -> float32[2,5,6]\noutput y = %y\n'
+
+
+@pytest.mark.parametrize(("index", "shape"), [(0, "2,5,4"), (1, "2,7,4")])
+def test_a_factor_of_query_or_key_is_one_of_the_scores(index: int, shape: str) -> None:
+    names = ["%q", "%k"]
+    source = ROWS + pointwise("s", names[index], "mul(i0,0.25)", f"float32[{shape}]")
+    names[index] = "%s"
+    check_fires(
+        ScaleIntoAttention(), source + attended(*names), kinds=["attention"],
+        lines=['%y = attention(%q, %k, %v) {"scale":0.125}'],
+    )
+
+
+def test_both_factors_and_a_constant_of_one_element() -> None:
+    source = ROWS + "constant @c: float32[1,1]\n" + pointwise(
+        "s", "%q, @c", "mul(i0,i1)", "float32[2,5,4]"
+    ) + pointwise("t", "%k", "mul(i0,2.0)", "float32[2,7,4]") + attended("%s", "%t")
+    check_fires(
+        ScaleIntoAttention(), source, kinds=["attention"],
+        constants={"c": np.full((1, 1), 0.25, np.float32)},
+        lines=['%y = attention(%q, %k, %v) {"scale":0.25}'],
+    )
+
+
+def test_what_others_read_scaled_stays_beside() -> None:
+    source = ROWS + pointwise("s", "%q", "mul(i0,0.25)", "float32[2,5,4]") + attended("%s")
+    check_fires(ScaleIntoAttention(), source + "output s = %s\n", kinds=["pointwise", "attention"])
+
+
+@pytest.mark.parametrize(("inputs", "expression", "reason"), [
+    ("%q, @c", "mul(i0,i1)", "not scaled by one finite number"),
+    ("%q", "add(mul(i0,0.25),1.0)", "not scaled by one finite number"),
+    ("%q", "mul(i0,inf)", "not scaled by one finite number"),
+    ("%q", "relu(i0)", ""),
+    ("%p, @u", "mul(i0,i1)", "it changes float32[5,4] to float32[1,5,4]"),
+    ("%h", "mul(i0,0.25)", "it changes float16[2,5,4] to float32[2,5,4]"),
+])
+def test_other_changes_stay(inputs: str, expression: str, reason: str) -> None:
+    source = (
+        ROWS + "input %p: float32[5,4]\ninput %h: float16[2,5,4]\nconstant @c: float32[4]\n"
+        "constant @u: float32[1,1,1]\n"
+        + pointwise("s", inputs, expression, f"float32[{1 if 'p' in inputs else 2},5,4]")
+        + attended("%s")
+    )
+    check_refused(ScaleIntoAttention(), source, reason=reason)
+
+
+def test_values_are_not_scaled_by_scores() -> None:
+    source = ROWS + pointwise("s", "%v", "mul(i0,0.25)", "float32[2,7,6]") + attended().replace(
+        "%v)", "%s)"
+    )
+    check_refused(ScaleIntoAttention(), source, reason="")
