@@ -21,6 +21,7 @@ from torch2rt.backends.cuda.device import Device, Dim3, Kernel, Memory
 from torch2rt.backends.tactic import Job, Unprepared
 
 _HEADER = Path(__file__).with_name("emulator.h")
+_HOPPER_HEADER = Path(__file__).with_name("hopper.h")
 # Every access of a misaligned address calls a handler of the header; linking is apart, since the
 # sanitizer's own library is not wanted.
 _FLAGS = (
@@ -57,8 +58,11 @@ class EmulatedCompile:
 
     def run(self) -> bytes:
         """The shared library."""
+        hopper = ""
+        if "TensorMap" in self.source:
+            hopper = f'#line 1 "hopper.h"\n{_HOPPER_HEADER.read_text()}\n'
         text = (
-            f'#line 1 "emulator.h"\n{_HEADER.read_text()}\n#line 1 "{self.name}.cu"\n'
+            f'#line 1 "emulator.h"\n{_HEADER.read_text()}\n{hopper}#line 1 "{self.name}.cu"\n'
             f"{_EXTERN_SHARED.sub(_replace_extern, self.source)}\n"
             f"T2R_EMULATED_KERNEL({self.name})\n"
         )

@@ -1,0 +1,156 @@
+"""Attention on Hopper's tensor cores by kernels/cuda/sm90_attention.py."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import ClassVar
+
+from torch2rt.backends.cuda.constants import operand
+from torch2rt.backends.cuda.cpp.kernel import cpp_kernel
+from torch2rt.backends.cuda.device import current_device
+from torch2rt.backends.cuda.launch import Argument, Encoded, KernelPrepared, Launch, Out
+from torch2rt.backends.cuda.tactics.attention_triton import (
+    Heads,
+    attention_kind,
+    find_heads,
+    map_refusal,
+)
+from torch2rt.backends.cuda.triton.tensor_map import Box, Matrix, encoded_map
+from torch2rt.backends.spec import LayerSpec
+from torch2rt.backends.tactic import Prepared, Refusal, Tactic, Unprepared, Weights
+from torch2rt.kernels.cuda.sm90_attention import NAME, attention_source
+from torch2rt.kernels.cuda.sm90_attention_form import (
+    FEATURES,
+    TILE_ROWS,
+    AttentionForm,
+    MaskForm,
+)
+from torch2rt.network.dtype import DType
+
+# CUtensorMapDataType and CUtensorMapSwizzle of the driver.
+_ELEMENTS = {DType.FLOAT16: 6, DType.BFLOAT16: 9}
+_SWIZZLE_128B = 3
+_MASKS = (DType.BOOL, DType.FLOAT16, DType.BFLOAT16, DType.FLOAT32)
+_MOST_STAGES = 8
+# What is kept of a multiprocessor's shared memory per block, beside the block's own.
+_RESERVED_BYTES = 1024
+
+
+class WgmmaAttention(Tactic):
+    """``groups`` warpgroups take the tiles of a matrix in turn, or one each."""
+
+    kinds: ClassVar[tuple[str, ...]] = ("attention",)
+    groups: ClassVar[int]
+    # Whether a block takes all queries of a matrix, whose keys it keeps meanwhile.
+    is_whole: ClassVar[bool]
+
+    def takes_pitch(self, spec: LayerSpec) -> bool:
+        """Rows may lie anywhere at multiples of 16 bytes."""
+        return not isinstance(find_operands(spec), Refusal)
+
+    def supports(self, spec: LayerSpec) -> Refusal | None:
+        """16 bits, 64 features, operands that can be mapped."""
+        if current_device().capability != (9, 0):
+            return Refusal("wgmma needs sm_90")
+        heads = find_operands(spec)
+        if isinstance(heads, Refusal):
+            return heads
+        if not self.is_whole and self.groups > 1 and heads.rows <= TILE_ROWS * self.groups:
+            return Refusal("whole matrices are no larger")
+        form = self._form(spec, heads)
+        if self.is_whole and form.stages < form.chunks:
+            return Refusal("keys and values that do not fit shared memory")
+        return None
+
+    def _form(self, spec: LayerSpec, heads: Heads) -> AttentionForm:
+        """The source's parameters, with as many stages as fit."""
+        device, kind = current_device(), attention_kind(spec)
+        tiles = math.ceil(heads.rows / TILE_ROWS) if self.is_whole else self.groups
+        blocks = 2 if self.groups == 1 else 1
+        mask = None
+        if kind.has_mask:
+            far, mid, _, row, key = heads.mask
+            mask = MaskForm(spec.inputs[3].dtype, (far, mid, row, key))
+        form = AttentionForm(
+            spec.inputs[0].dtype, heads.batch[:2], heads.rows, heads.keys, kind.scale,
+            kind.is_causal, mask, self.groups, tiles, blocks, 1,
+        )
+        room = (device.shared_bytes + _RESERVED_BYTES) // blocks - _RESERVED_BYTES
+        stages = 1
+        while stages < _MOST_STAGES and replace(form, stages=stages + 1).shared_bytes <= room:
+            stages += 1
+        return replace(form, stages=stages)
+
+    def prepare(self, spec: LayerSpec, weights: Weights) -> Prepared:
+        """Compile, bind."""
+        heads = find_operands(spec)
+        if isinstance(heads, Refusal):
+            raise Unprepared(heads.reason)
+        form = self._form(spec, heads)
+        kernel = cpp_kernel(weights, NAME, attention_source(form), form.shared_bytes)
+        blocks = min(form.items, form.blocks * current_device().multiprocessors)
+        launch = Launch(
+            kernel, (blocks, 1, 1), (form.threads, 1, 1), _arguments(spec, weights, heads, form),
+            form.shared_bytes, overlaps=True,
+        )
+        return KernelPrepared([launch])
+
+
+def find_operands(spec: LayerSpec) -> Heads | Refusal:
+    """What the kernel is told of a layer, if it takes it."""
+    heads = find_heads(spec)
+    if isinstance(heads, Refusal):
+        return heads
+    dtype, kind = spec.inputs[0].dtype, attention_kind(spec)
+    if dtype not in _ELEMENTS or spec.epilogue is not None:
+        return Refusal(f"operands of {dtype.value}, or an epilogue")
+    if kind.has_mask and spec.inputs[3].dtype not in _MASKS:
+        return Refusal(f"a mask of {spec.inputs[3].dtype.value}")
+    if (heads.e, heads.d) != (FEATURES, FEATURES):
+        return Refusal(f"{heads.e} and {heads.d} features, not {FEATURES}")
+    if not (kind.scale > 0 and math.isfinite(kind.scale)):
+        return Refusal(f"a scale of {kind.scale}")
+    if any(stride * dtype.itemsize_bytes % 16 for stride in heads.y):
+        return Refusal("rows of the result that are not at multiples of 16 bytes")
+    return map_refusal(spec, heads) or heads
+
+
+def _arguments(
+    spec: LayerSpec, weights: Weights, heads: Heads, form: AttentionForm
+) -> list[Argument]:
+    """Maps of q, k, v and y by what one copy moves, then the mask."""
+
+    def mapped(place: Argument, rows: int, strides: tuple[int, ...], box_rows: int) -> Encoded:
+        far, mid, _, row = strides
+        # An axis of size 1 has any stride but 0.
+        outer = tuple(stride or FEATURES for stride in (far, mid, row))
+        assert not isinstance(place, Encoded)
+        return encoded_map(
+            Matrix(place, (*heads.batch[:2], rows, FEATURES), (*outer, 1)),  # type: ignore[arg-type]
+            Box(_ELEMENTS[form.dtype], 2, _SWIZZLE_128B, (1, 1, box_rows, FEATURES)),
+        )
+
+    q, k, v = (operand(spec, weights, i) for i in range(3))
+    arguments: list[Argument] = [
+        mapped(q, heads.rows, heads.q, TILE_ROWS), mapped(k, heads.keys, heads.k, form.scores),
+        mapped(v, heads.keys, heads.v, form.values), mapped(Out(0), heads.rows, heads.y, TILE_ROWS),
+    ]
+    if form.mask is not None:
+        arguments.append(operand(spec, weights, 3))
+    return arguments
+
+
+def _tactic(groups: int, is_whole: bool) -> type[WgmmaAttention]:
+    name = f"matrix_{groups}" if is_whole else f"rows_{TILE_ROWS * groups}"
+    return type(f"Attention{name}", (WgmmaAttention,), {
+        "__module__": __name__, "name": f"attention.wgmma.{name}", "groups": groups,
+        "is_whole": is_whole, "__doc__": f"{groups} warpgroups, whole matrices: {is_whole}.",
+    })
+
+
+globals().update({
+    cls.__name__: cls for cls in (
+        _tactic(1, False), _tactic(2, False), _tactic(3, False), _tactic(2, True), _tactic(3, True)
+    )
+})
