@@ -33,7 +33,7 @@ _LOAD_BYTES = 16
 
 @dataclass(frozen=True, slots=True)
 class FewRowsForm:
-    """What a source is for. ``pitch``: of b, in elements. ``tiles`` of 8 columns per block.
+    """What a source is for. ``row_tiles`` of 16 rows; blocks of ``tiles`` tiles of 8 columns.
 
     ``extras``: kind ("scalar", "column" or "matrix") and dtype of the epilogue's operands.
     ``expression``: C++ of the epilogue in ``i0`` (float; int for int8 operands), ``i1`` and so on.
@@ -42,24 +42,11 @@ class FewRowsForm:
     a_dtype: DType
     b_dtype: DType
     out_dtype: DType
-    n: int
-    k: int
-    pitch: int
     row_tiles: int
     tiles: int
     warps: int
     extras: tuple[tuple[str, DType], ...]
     expression: str
-
-    @property
-    def chunk(self) -> int:
-        """Elements of k that a lane takes at once."""
-        return _LOAD_BYTES // self.b_dtype.itemsize_bytes
-
-    @property
-    def steps(self) -> int:
-        """Steps along k of a warp that does all of them."""
-        return -(-self.k // (_LANES_ALONG_K * self.chunk))
 
     @property
     def columns(self) -> int:
@@ -75,13 +62,13 @@ class FewRowsForm:
 def few_rows_source(form: FewRowsForm) -> str:
     """CUDA C++ of ``t2r_few_rows``.
 
-    Parameters: addresses of a, b and y; m; pitches of a and y in elements; per epilogue operand its
-    address and, of a matrix, its pitch.
+    Parameters: addresses of a, b and y; m, n, k; pitches of a, b and y in elements; per epilogue
+    operand its address and, of a matrix, its pitch.
     """
     is_stored = form.a_dtype is not form.b_dtype
     constants = {
-        "N": form.n, "K": form.k, "B_PITCH": form.pitch, "CHUNK": form.chunk, "STEPS": form.steps,
-        "ROW_TILES": form.row_tiles, "TILES": form.tiles, "WARPS": form.warps, "AHEAD": AHEAD,
+        "CHUNK": _LOAD_BYTES // form.b_dtype.itemsize_bytes, "ROW_TILES": form.row_tiles,
+        "TILES": form.tiles, "WARPS": form.warps, "AHEAD": AHEAD,
         # Of 16 bytes of a row of b: products on the tensor cores.
         "PRODUCTS": 4 if is_stored else 2,
     }
@@ -97,6 +84,11 @@ def few_rows_source(form: FewRowsForm) -> str:
         f"T2R_DEVICE auto epilogue({parameters}) {{ return {form.expression}; }}",
         _STORED_FACTORS if is_stored else _SAME_FACTORS, _kernel(form.extras),
     ])
+
+
+def step_count(k: int, itemsize_bytes: int) -> int:
+    """Steps along k of a warp that does all of them."""
+    return -(-k * itemsize_bytes // (_LANES_ALONG_K * _LOAD_BYTES))
 
 
 def _kernel(extras: Sequence[tuple[str, DType]]) -> str:
@@ -147,15 +139,16 @@ _KERNEL = r"""
 constexpr int ROWS = 16 * ROW_TILES, COLUMNS = 8 * TILES;
 typedef Loaded<B, CHUNK> Piece;
 
-// The pieces of AHEAD steps from ``step`` on; zeros outside of b.
-T2R_DEVICE void fetch(Piece (&pieces)[AHEAD][TILES], const B* b, int column, int step, int part) {
+// A lane's pieces of AHEAD steps from ``step`` on, of rows 8 apart; zeros outside of b.
+struct Rows { const B* b; int left, k, pitch, part; };
+T2R_DEVICE void fetch(Piece (&pieces)[AHEAD][TILES], const Rows& rows, int step) {
 #pragma unroll
     for (int i = 0; i < AHEAD; i++) {
-        const int k = ((step + i * WARPS) * 4 + part) * CHUNK;
+        const int k = ((step + i * WARPS) * 4 + rows.part) * CHUNK;
 #pragma unroll
         for (int j = 0; j < TILES; j++)
             pieces[i][j] = load_if<B, CHUNK>(
-                k < K && column + 8 * j < N, b + (i64)(column + 8 * j) * B_PITCH + k);
+                k < rows.k && 8 * j < rows.left, rows.b + (i64)(8 * j) * rows.pitch + k);
     }
 }
 
@@ -163,31 +156,33 @@ T2R_DEVICE Y stored(float value) { return from_float<Y>(value); }
 T2R_DEVICE i8 stored(i8 value) { return value; }
 
 extern "C" __global__ void __launch_bounds__(32 * WARPS) t2r_few_rows(
-    const A* a, const B* b, Y* y, int m, int a_pitch, int y_pitch@PARAMETERS@
+    const A* a, const B* b, Y* y, int m, int n, int k, int a_pitch, int b_pitch,
+    int y_pitch@PARAMETERS@
 ) {
     __shared__ Sum parts[WARPS][ROWS][COLUMNS];
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, place = lane / 4, part = lane % 4;
-    const int first = blockIdx.x * COLUMNS;
+    const int first = blockIdx.x * COLUMNS, mine = first + place;
+    const Rows columns_of_b = {b + (i64)mine * b_pitch, n - mine, k, b_pitch, part};
     Piece ahead[AHEAD][TILES];
-    fetch(ahead, b, first + place, warp, part);
+    fetch(ahead, columns_of_b, warp);
     t2r_wait();
     Sum sums[ROW_TILES][TILES][4] = {};
-    for (int step = warp; step < STEPS; step += WARPS * AHEAD) {
+    for (int step = warp; step * 4 * CHUNK < k; step += WARPS * AHEAD) {
         Piece pieces[AHEAD][TILES];
 #pragma unroll
         for (int i = 0; i < AHEAD; i++)
 #pragma unroll
             for (int j = 0; j < TILES; j++) pieces[i][j] = ahead[i][j];
-        fetch(ahead, b, first + place, step + WARPS * AHEAD, part);
+        fetch(ahead, columns_of_b, step + WARPS * AHEAD);
 #pragma unroll
         for (int i = 0; i < AHEAD; i++) {
-            const int k = ((step + i * WARPS) * 4 + part) * CHUNK;
+            const int inner = ((step + i * WARPS) * 4 + part) * CHUNK;
             u32 rows[2 * ROW_TILES][2 * PRODUCTS];
 #pragma unroll
             for (int r = 0; r < 2 * ROW_TILES; r++) {
                 const int row = place + 8 * r;
                 const Loaded<A, CHUNK> loaded =
-                    load_if<A, CHUNK>(row < m && k < K, a + (i64)row * a_pitch + k);
+                    load_if<A, CHUNK>(row < m && inner < k, a + (i64)row * a_pitch + inner);
                 memcpy(rows[r], loaded.raw, sizeof(rows[r]));
             }
 #pragma unroll
@@ -216,7 +211,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) t2r_few_rows(
     __syncthreads();
     for (int index = threadIdx.x; index < m * COLUMNS; index += 32 * WARPS) {
         const int row = index / COLUMNS, column = first + index % COLUMNS;
-        if (column >= N) continue;
+        if (column >= n) continue;
         Sum sum = 0;
 #pragma unroll
         for (int i = 0; i < WARPS; i++) sum += parts[i][row][index % COLUMNS];

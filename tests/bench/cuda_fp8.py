@@ -62,7 +62,7 @@ LAYERS = (
     Layer("vit b64 proj", 12608, 768, 768, RESIDUAL),
     Layer("vit b64 fc1", 12608, 3072, 768, GELU, feeds=True),
     Layer("vit b64 fc2", 12608, 768, 3072, RESIDUAL),
-    *(Layer(f"llm {m} out", m, 4096, 4096, PLAIN) for m in (16, 128, 512, 4096)),
+    *(Layer(f"llm {m} out", m, 4096, 4096, PLAIN) for m in (1, 16, 128, 512, 4096)),
     Layer("llm 512 down", 512, 4096, 14336, PLAIN),
 )
 

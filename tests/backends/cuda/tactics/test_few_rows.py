@@ -164,7 +164,7 @@ def test_older_gpus_are_refused() -> None:
 def test_sources_compile(a: DType, b: DType, out: DType, row_tiles: int, tiles: int) -> None:
     extras = (("column", DType.FLOAT32), ("matrix", out), ("scalar", DType.FLOAT32))
     form = FewRowsForm(
-        a, b, out, 4096, 4096, 4096, row_tiles, tiles, 8, extras, "(float)i0 * i1 + i2 * i3"
+        a, b, out, row_tiles, tiles, 8, extras, "(float)i0 * i1 + i2 * i3"
     )
     compile_for_all(few_rows_source(form), "t2r_few_rows")
 
@@ -172,7 +172,6 @@ def test_sources_compile(a: DType, b: DType, out: DType, row_tiles: int, tiles: 
 @pytest.mark.parametrize("arch", ["sm_89", "sm_90a", "sm_100a"])
 def test_sources_of_float8_compile(arch: str) -> None:
     form = FewRowsForm(
-        *[DType.FLOAT8_E4M3] * 3, 4096, 4096, 4096, 1, 2, 8, (("column", DType.FLOAT32),),
-        "i0 * i1",
+        *[DType.FLOAT8_E4M3] * 3, 1, 2, 8, (("column", DType.FLOAT32),), "i0 * i1"
     )
     assert compile_cubin(few_rows_source(form), "t2r_few_rows", arch)

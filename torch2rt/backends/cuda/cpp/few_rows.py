@@ -19,6 +19,7 @@ from torch2rt.kernels.cuda.few_rows import (
     TILE_ROWS,
     FewRowsForm,
     few_rows_source,
+    step_count,
 )
 from torch2rt.network.dtype import DType
 
@@ -64,7 +65,8 @@ def prepare_few_rows(
     kernel = cpp_kernel(weights, NAME, few_rows_source(form))
     arguments: list[Argument] = [
         operand(spec, weights, 0), packed_rows(spec, weights, product), Out(0),
-        I32(product.m), I32(product.a[2]), I32(product.y[2]),
+        *(I32(size) for size in (product.m, product.n, product.k)),
+        I32(product.a[2]), I32(packed_pitch(product)), I32(product.y[2]),
     ]
     for extra in product.extras:
         arguments.append(operand(spec, weights, extra.index))
@@ -77,18 +79,13 @@ def prepare_few_rows(
 
 def _form(spec: LayerSpec, product: Product, tiles: int) -> FewRowsForm:
     """As many warps as have AHEAD steps each."""
-    extras = tuple((extra.kind, extra.dtype) for extra in product.extras)
-    form = FewRowsForm(
-        product.dtype, product.b_dtype, product.out_dtype, product.n, product.k,
-        packed_pitch(product), -(-product.m // TILE_ROWS), tiles, 1, extras,
-        _expression(spec, product),
-    )
-    warps = 1
-    while 2 * warps <= _MOST_WARPS and 2 * warps * AHEAD <= form.steps:
+    steps, warps = step_count(product.k, product.b_dtype.itemsize_bytes), 1
+    while 2 * warps <= _MOST_WARPS and 2 * warps * AHEAD <= steps:
         warps *= 2
     return FewRowsForm(
-        form.a_dtype, form.b_dtype, form.out_dtype, form.n, form.k, form.pitch, form.row_tiles,
-        tiles, warps, extras, form.expression,
+        product.dtype, product.b_dtype, product.out_dtype, -(-product.m // TILE_ROWS), tiles,
+        warps, tuple((extra.kind, extra.dtype) for extra in product.extras),
+        _expression(spec, product),
     )
 
 
