@@ -7,7 +7,8 @@ batch has three axes (far, mid, near) with any strides, 0 where an operand repea
 padded with zeros to E and D, powers of two. A row whose keys are all hidden gives zeros.
 float8 is multiplied as it is by q and k; of v it is made float16, which is exact, so that shares
 keep the bits of a float16. What follows, scales too, is the layer's epilogue.
-IS_MAPPED: q, k and v are tensor maps [far, mid, rows, features], and near has size 1.
+IS_MAPPED: q, k and v are tensor maps [far, mid, rows, features]; that of q has mid and near as
+one axis, as heads of queries are that share keys, and k and v do not change along near.
 Bytes moved: q and y once, k and v once per block of rows, mostly from the L2.
 Architectures: sm_80 and newer; tensor maps sm_90 and newer.
 """
@@ -66,8 +67,8 @@ def attention(
     far = matrix // near_size // mid_size
     at = first + tl.arange(0, BLOCK_M)
     query = read_rows(
-        q, far, mid, near, first, rows, e, q_far, q_mid, q_near, q_row, BLOCK_M, E, IS_MAPPED,
-        IS_EVEN_E,
+        q, far, mid * near_size + near if IS_MAPPED else mid, near, first, rows, e,
+        q_far, q_mid, q_near, q_row, BLOCK_M, E, IS_MAPPED, IS_EVEN_E,
     )
     highest = tl.full((BLOCK_M,), float("-inf"), tl.float32)
     total = tl.zeros((BLOCK_M,), tl.float32)

@@ -1,10 +1,11 @@
-"""What attention layers absorb: transposes of heads, factors, masks that hide nothing."""
+"""What attention layers absorb: transposes and repeats of heads, factors, masks."""
 
 import numpy as np
 import pytest
 from fusion_testing import check_fires, check_refused, pointwise
 
 from torch2rt.fusions.remove_attention_mask import RemoveAttentionMask
+from torch2rt.fusions.repeat_into_attention import RepeatIntoAttention
 from torch2rt.fusions.scale_into_attention import ScaleIntoAttention
 from torch2rt.fusions.transpose_into_attention import TransposeIntoAttention
 from torch2rt.network.dtype import Array
@@ -184,3 +185,71 @@ def test_values_are_not_scaled_by_scores() -> None:
         "%v)", "%s)"
     )
     check_refused(ScaleIntoAttention(), source, reason="")
+
+
+def repeated(name: str, shape: str, heads: int, times: int, rest: str) -> str:
+    """Lines that repeat each of the heads of %name, [shape, heads, 1, rest]."""
+    return (
+        f'%{name}e = expand(%{name}) {{"shape":[{shape}{heads},{times},{rest}]}} -> '
+        f"float32[{shape}{heads},{times},{rest}]\n"
+        f'%{name}r = reshape(%{name}e) {{"shape":[{shape}{heads * times},{rest}]}} -> '
+        f"float32[{shape}{heads * times},{rest}]\n"
+    )
+
+
+def shared(shape: str = "2,", key_times: int = 3, value_times: int = 3) -> str:
+    """Attention of six heads of queries over two or more of keys and values, all repeated."""
+    keys, values = 6 // key_times, 6 // value_times
+    return (
+        f"input %q: float32[{shape}6,5,4]\ninput %k: float32[{shape}{keys},1,7,4]\n"
+        f"input %v: float32[{shape}{values},1,7,8]\n"
+        + repeated("k", shape, keys, key_times, "7,4")
+        + repeated("v", shape, values, value_times, "7,8")
+        + f'%y = attention(%q, %kr, %vr) {{"scale":0.5}} -> float32[{shape}6,5,8]\noutput y = %y\n'
+    )
+
+
+@pytest.mark.parametrize("times", [2, 3, 6])
+@pytest.mark.parametrize("shape", ["2,", "3,2,", ""])
+def test_repeated_heads_are_shared(shape: str, times: int) -> None:
+    check_fires(
+        RepeatIntoAttention(), shared(shape, times, times),
+        kinds=["reshape", "reshape", "attention"], lines=['"is_grouped":true'],
+    )
+
+
+def test_repeated_heads_that_others_read_stay_beside() -> None:
+    network = check_fires(
+        RepeatIntoAttention(), shared() + "output k = %kr\n", lines=['"is_grouped":true']
+    )
+    kinds = [layer.kind.name for layer in network.layers]
+    assert kinds.count("expand") == 1
+
+
+def test_heads_repeated_differently_stay() -> None:
+    check_refused(
+        RepeatIntoAttention(), shared(key_times=2, value_times=3),
+        reason="key and value are repeated 2 and 3 times",
+    )
+
+
+def test_a_value_that_is_not_repeated_stays() -> None:
+    source = shared().replace("attention(%q, %kr, %vr)", "attention(%q, %kr, %w)").replace(
+        "input %v:", "input %w: float32[2,6,7,8]\ninput %v:"
+    ) + "output v = %vr\n"
+    check_refused(
+        RepeatIntoAttention(), source, reason="only one of key and value is repeated"
+    )
+
+
+def test_a_query_of_one_head_stays() -> None:
+    source = shared().replace("%q: float32[2,6,5,4]", "%q: float32[2,1,5,4]")
+    check_refused(RepeatIntoAttention(), source, reason="float32[2,1,5,4] has other heads than")
+
+
+@pytest.mark.parametrize("key", ["2,2,1,1,4", "1,2,1,7,4"])
+def test_other_expansions_stay(key: str) -> None:
+    source = shared().replace("%k: float32[2,2,1,7,4]", f"%k: float32[{key}]").replace(
+        "attention(%q, %kr, %vr)", "attention(%q, %kr, %w)"
+    ).replace("input %v:", "input %w: float32[2,6,7,8]\ninput %v:") + "output v = %vr\n"
+    check_refused(RepeatIntoAttention(), source, reason="")

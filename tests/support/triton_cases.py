@@ -285,10 +285,13 @@ for _reader in ("tma", "pointer"):
     _attend("hidden-row", q=(2, 90, 64), k=(2, 70, 64), v=(2, 70, 64), mask=_ALL_HIDDEN)
     _attend("pitched", q=(2, 90, 3, 64), k=(2, 70, 3, 64), v=(2, 70, 3, 64), heads_last=True,
             pitched={"i0": 2, "i1": 2, "i2": 2, "o0": 2})
+    _attend("grouped", q=(2, 6, 90, 64), k=(2, 2, 70, 64), v=(2, 2, 70, 64), is_grouped=True)
+    _attend("grouped-masked", q=(2, 6, 90, 64), k=(2, 2, 70, 64), v=(2, 2, 70, 64),
+            is_grouped=True, mask=values(2, 6, 90, 70))
+    _attend("all-share", q=(2, 4, 90, 64), k=(2, 1, 70, 64), v=(2, 1, 70, 64), is_grouped=True)
+    _attend("grouped-heads-last", q=(2, 70, 6, 32), k=(2, 70, 2, 32), v=(2, 70, 2, 32),
+            is_grouped=True, heads_last=True, is_causal=True)
 _attend = partial(attention_case, tactic="pointer_64x64")
-_attend("grouped", q=(2, 6, 90, 64), k=(2, 2, 70, 64), v=(2, 2, 70, 64), is_grouped=True)
-_attend("grouped-masked", q=(2, 6, 90, 64), k=(2, 2, 70, 64), v=(2, 2, 70, 64),
-        is_grouped=True, mask=values(2, 6, 90, 70))
 _attend("broadcast", q=(2, 3, 90, 64), k=(3, 70, 64), v=(70, 64))
 _attend("tiny-features", q=(2, 3, 90, 5), k=(2, 3, 70, 5), v=(2, 3, 70, 3))
 attention_case("fp32", "pointer_64x64", (2, 70, 17), (2, 50, 17), (2, 50, 20), dtype=torch.float32)

@@ -89,6 +89,14 @@ def test_attention_feeds_the_tensor_cores_through_maps(tile: str) -> None:
     assert "cp.async.bulk.tensor.4d.shared" in text
 
 
+def test_attention_of_heads_that_share_keys_reads_them_through_maps() -> None:
+    inputs = [torch.zeros(2, heads, 384, 64, dtype=torch.float16) for heads in (12, 4, 4)]
+    spec = cuda_spec(Attention(0.125, is_grouped=True), inputs)
+    text = assembly("attention.triton.tma_128x128", spec, (9, 0))
+    assert "wgmma.mma_async" in text
+    assert "cp.async.bulk.tensor.4d.shared" in text
+
+
 @pytest.mark.parametrize("capability", ARCHITECTURES, ids=str)
 def test_attention_compiles_everywhere(capability: tuple[int, int]) -> None:
     inputs = [torch.zeros(2, 12, 384, 80, dtype=torch.bfloat16)] * 3

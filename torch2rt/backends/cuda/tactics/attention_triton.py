@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from torch2rt.backends.cuda.constants import operand
 from torch2rt.backends.cuda.device import FLOAT8_CAPABILITY, current_device
-from torch2rt.backends.cuda.launch import KernelPrepared, Out
+from torch2rt.backends.cuda.launch import KernelPrepared, Out, Place
 from torch2rt.backends.cuda.triton import tiles
 from torch2rt.backends.cuda.triton.kernel import Value, triton_kernel
 from torch2rt.backends.cuda.triton.operands import (
@@ -94,7 +94,7 @@ class TritonAttention(Tactic):
         heads = find_heads(spec)
         if isinstance(heads, Refusal):
             return False
-        return not self.is_mapped or map_refusal(spec, heads) is None
+        return not self.is_mapped or map_refusal(spec, heads, takes_groups=True) is None
 
     def supports(self, spec: LayerSpec) -> Refusal | None:
         """Floats, float8 with an epilogue, at most 256 features, a batch of three axes at most."""
@@ -107,7 +107,8 @@ class TritonAttention(Tactic):
             return Refusal("float32 products are slow in any tile: one is enough")
         if self.block_m * max(_padded_features(spec, heads)) > 128 * 128:
             return Refusal("the tile needs too many registers")
-        takes_maps = current_device().capability >= (9, 0) and map_refusal(spec, heads) is None
+        refusal = map_refusal(spec, heads, takes_groups=True)
+        takes_maps = current_device().capability >= (9, 0) and refusal is None
         if self.is_mapped and not takes_maps:
             return Refusal("operands that cannot be mapped")
         if not self.is_mapped and takes_maps and self.place >= tiles.POINTERS_BESIDE_MAPS:
@@ -150,11 +151,9 @@ class TritonAttention(Tactic):
         lengths = (heads.rows, heads.keys, heads.keys)
         features = (heads.e, heads.e, heads.d)
         arguments = [
-            Matrix(
-                operand(spec, weights, i), (*heads.batch[:2], lengths[i], features[i]),
-                (*_map_strides(strides), 1),
-            ) if self.is_mapped else operand(spec, weights, i)
-            for i, strides in enumerate((heads.q, heads.k, heads.v))
+            _matrix(operand(spec, weights, i), batch, strides, lengths[i], features[i])
+            if self.is_mapped else operand(spec, weights, i)
+            for i, (batch, strides) in enumerate(_map_batches(heads))
         ]
         arguments += [operand(spec, weights, 3)] if kind.has_mask else []
         grid = (math.ceil(heads.rows / self.block_m), math.prod(heads.batch), 1)
@@ -164,10 +163,25 @@ class TritonAttention(Tactic):
         return KernelPrepared([launch])
 
 
-def _map_strides(strides: tuple[int, ...]) -> tuple[int, int, int]:
-    """Over far, mid and rows; an axis of size 1 has any stride but 0."""
-    far, mid, _, row = strides
-    return far or row or 16, mid or row or 16, row or 16
+def _map_batches(heads: Heads) -> list[tuple[tuple[int, int], tuple[int, int, int]]]:
+    """Of the maps of q, k and v, sizes of far and mid, and strides over far, mid and rows.
+
+    Heads of queries that share keys, near, are one axis with mid; see `map_refusal`.
+    """
+    far, mid, near = heads.batch
+    operands = [((far, mid), (x[0], x[1], x[3])) for x in (heads.q, heads.k, heads.v)]
+    if near > 1:
+        operands[0] = ((far, mid * near), (heads.q[0], heads.q[2], heads.q[3]))
+    return operands
+
+
+def _matrix(
+    place: Place, batch: tuple[int, int], strides: tuple[int, int, int], rows: int, features: int
+) -> Matrix:
+    """The map of an operand; an axis of size 1 has any stride but 0."""
+    far, mid, row = strides
+    steps = (far or row or 16, mid or row or 16, row or 16, 1)
+    return Matrix(place, (*batch, rows, features), steps)
 
 
 def _numbers(heads: Heads) -> dict[str, int]:
@@ -220,9 +234,9 @@ def find_heads(spec: LayerSpec) -> Heads | Refusal:
     folded = fold([Axis(size, strides) for size, strides in zip(batch, per_axis, strict=True)])
     if len(folded) > 3:
         return Refusal(f"{len(folded)} axes of the batch that cannot be seen as three")
-    # Far, then mid; near is left to groups that share keys.
+    # Far, then mid; near is left to heads of queries that share keys, and to a third axis.
     none = Axis(1, (0,) * 5)
-    axes = [none] * (2 - len(folded)) + folded
+    axes = [none] * ((2 if group == 1 else 3) - len(folded)) + folded
     far, mid, near = axes if len(axes) == 3 else (*axes, none)
     over = [(far.strides[i], mid.strides[i], near.strides[i]) for i in range(5)]
     return Heads(
@@ -276,14 +290,19 @@ def _dtype_refusal(spec: LayerSpec) -> Refusal | None:
     return Refusal(reason) if reason is not None else None
 
 
-def map_refusal(spec: LayerSpec, heads: Heads) -> Refusal | None:
-    """Why the copy engine cannot feed this layer."""
+def map_refusal(spec: LayerSpec, heads: Heads, *, takes_groups: bool = False) -> Refusal | None:
+    """Why the copy engine cannot feed this layer; ``takes_groups``: near may be more than 1."""
     item = spec.inputs[0].dtype.itemsize_bytes
-    if heads.batch[2] != 1:
+    _, mid, near = heads.batch
+    if near > 1 and not takes_groups:
         return Refusal("heads that share keys")
-    for strides, size in ((heads.q, heads.e), (heads.k, heads.e), (heads.v, heads.d)):
+    if near > 1 and mid > 1 and heads.q[1] != heads.q[2] * near:
+        return Refusal("heads of queries that are no one axis")
+    for (batch, strides), size in zip(
+        _map_batches(heads), (heads.e, heads.e, heads.d), strict=True
+    ):
         is_broadcast = any(
-            stride == 0 and count > 1 for stride, count in zip(strides, heads.batch, strict=False)
+            stride == 0 and count > 1 for stride, count in zip(strides, batch, strict=False)
         )
         if is_broadcast or size * item < 16 or any(s * item % 16 for s in strides):
             return Refusal("rows that are not at multiples of 16 bytes, or repeat")
