@@ -131,7 +131,7 @@ def test_sources_compile(form: AttentionForm) -> None:
     ([values(2, 70, 64, dtype=torch.float32)] * 3, Attention(SCALE), "operands of float32"),
     ([values(2, 70, 64)] * 3, Attention(-SCALE), "a scale of -0.125"),
     ([values(2, 4, 70, 64), *[values(2, 2, 70, 64)] * 2], Attention(SCALE, is_grouped=True),
-     "or repeat"),
+     "heads that share keys"),
     ([values(4, 70, 64), *[values(1, 70, 64)] * 2], Attention(SCALE), "or repeat"),
     ([*[values(2, 70, 64)] * 3, torch.ones(70, 70, dtype=torch.float64)],
      Attention(SCALE, has_mask=True), "a mask of float64"),
