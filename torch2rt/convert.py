@@ -27,9 +27,7 @@ from torch2rt.model_builder import ModelBuilder
 from torch2rt.module import RTModule
 from torch2rt.network.copy import copy_network
 from torch2rt.network.network import Network
-from torch2rt.passes.base import run_passes
 from torch2rt.passes.pipeline import optimize
-from torch2rt.passes.widen_halves import WidenHalves
 from torch2rt.quantize.budget import Metric, budget_from_options, max_error_of
 from torch2rt.quantize.calibrate import (
     DEFAULT_CORRECTIONS,
@@ -44,7 +42,12 @@ from torch2rt.quantize.metric import judge_of
 from torch2rt.quantize.mix import INT8, RANGED
 from torch2rt.quantize.overrides import parse_precision
 from torch2rt.quantize.precision import build_in_precision
-from torch2rt.quantize.steps import calibrate_network, check_device, needs_calibration
+from torch2rt.quantize.steps import (
+    calibrate_network,
+    check_device,
+    in_float32,
+    needs_calibration,
+)
 from torch2rt.quantize.thresholds import OUTPUTS
 
 
@@ -113,7 +116,7 @@ def convert(
             that is faster, the others in fp16. ``"auto"``: the fastest mix that keeps ``metric``
             within ``max_drop`` on every fourth batch of the calibration data, which is held out.
             Inputs and outputs keep their dtypes; what the model computes in 16 bits itself stays
-            so.
+            so, and in float64 at ``"fp32"``: below, float32 takes its place.
         calibration: for ``"int8"`` and ``"fp8"``: a DataLoader or any iterable of input batches,
             labels and all; or a `CalibrationTable` or its path. With ``"fp16"``: what it shows to
             leave the range of float16 stays float32.
@@ -204,8 +207,7 @@ def _convert(
         fingerprint = network_fingerprint(lowered.network) if calibration is not None else ""
         step("optimize")
         is_calibrated = calibration is not None or config.precision in RANGED
-        if config.precision in RANGED:
-            run_passes(lowered.network, [WidenHalves()])  # 8 bits are made of float32
+        lowered = in_float32(lowered, config.precision)
         log = optimize(  # what is calibrated is alike for all backends
             lowered.network, merge_siblings=not is_calibrated,
             target="cpu" if is_calibrated else backend.name,

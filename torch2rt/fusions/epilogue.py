@@ -46,7 +46,8 @@ class FuseEpilogue(Fusion[PointwiseAfter]):
     and both results have one shape. Of two producers the later contraction takes the epilogue;
     it moves to the place of the pointwise layer, where all operands exist.
     Refuses when the producer's result has other readers or is a network output, when the shapes
-    differ, when the result is neither float nor 8 bits, or when the epilogue would grow too large.
+    differ, when the result is neither float nor 8 bits, when float64 is made of less, or when the
+    epilogue would grow too large.
     float8 is written by matmuls and by attention over float8, and on a GPU by layer norms; the
     last two take nothing but such a rounding. On a CPU a float32 result is not made float16 in an
     epilogue: no library writes it.
@@ -131,6 +132,8 @@ def _refusal(network: Network, layer: Layer, producer: Layer) -> str | None:
         return f"{result.name} is {result.dtype.value}, not a float"
     if not layer.output.dtype.is_float and layer.output.dtype not in _STORED:
         return f"{layer.output.name} is {layer.output.dtype.value}"
+    if layer.output.dtype is DType.FLOAT64 and result.dtype is not DType.FLOAT64:
+        return f"{layer.output.name} is float64, which no kernel makes of {result.dtype.value}"
     if layer.output.dtype is DType.FLOAT8_E4M3 and not isinstance(
         producer.kind, Attention | LayerNorm | Matmul
     ):

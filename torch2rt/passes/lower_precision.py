@@ -46,8 +46,9 @@ TOLERANT = frozenset({
 # Kinds that take float32 constants beside operands of low precision: those are small, and kept.
 TAKES_WIDE = frozenset({"group_norm", "layer_norm", "pointwise"})
 # Kinds whose constant main inputs are weights, which must not be changed by more than rounding.
-_WEIGHTED = frozenset({"convolution", "deconvolution", "matmul", "take"})
+WEIGHTED = frozenset({"convolution", "deconvolution", "matmul", "take"})
 FLOAT16_MAX = 65504.0
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 class LowerPrecision(Pass):
@@ -154,7 +155,7 @@ class LowerPrecision(Pass):
         """PrecisionError for a weight that the low precision cannot hold."""
         if self.dtype is not DType.FLOAT16 or layer is None or tensor.data is None:
             return
-        if layer.kind.name not in _WEIGHTED or tensor not in layer.main_inputs:
+        if layer.kind.name not in WEIGHTED or tensor not in layer.main_inputs:
             return
         finite = np.abs(tensor.data[np.isfinite(tensor.data)])
         largest = float(finite.max(initial=0.0))
@@ -240,14 +241,15 @@ def is_cast(layer: Layer) -> bool:
 def convert_float(data: Array, source: DType, target: DType) -> Array:
     """A float constant as another float dtype, rounded to nearest even; bfloat16 as bits.
 
-    Finite values beyond the range of float16 become its largest.
+    Finite values beyond the range of float16 or float32 become its largest.
     """
     if source is target:
         return data
     wide = (data.astype(np.uint32) << 16).view(np.float32) if source is DType.BFLOAT16 else data
-    if target is DType.FLOAT16:
-        limited = np.clip(wide, -FLOAT16_MAX, FLOAT16_MAX)
-        return np.where(np.isinf(wide), wide, limited).astype(np.float16)
+    if target is DType.FLOAT16 or source is DType.FLOAT64:
+        largest = FLOAT16_MAX if target is DType.FLOAT16 else FLOAT32_MAX
+        limited = np.clip(wide, -largest, largest)
+        wide = np.where(np.isinf(wide), wide, limited)
     if target is not DType.BFLOAT16:
         return wide.astype(target.numpy)
     bits = np.ascontiguousarray(wide, np.float32).view(np.uint32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import torch
@@ -12,6 +13,7 @@ from torch2rt.config import BuildConfig
 from torch2rt.errors import ConfigError
 from torch2rt.inspect.verify import exact_float32
 from torch2rt.inspect.verify_quantized import is_quantized, stores_weights
+from torch2rt.lower import Lowered
 from torch2rt.network.copy import copy_network
 from torch2rt.network.dtype import DType
 from torch2rt.network.network import Network
@@ -19,6 +21,7 @@ from torch2rt.passes.allow_tf32 import AllowTf32
 from torch2rt.passes.base import Log, run_passes
 from torch2rt.passes.lower_precision import LowerPrecision
 from torch2rt.passes.pipeline import optimize
+from torch2rt.passes.to_float32 import DOUBLES, HALVES, ToFloat32, multiplies_doubles
 from torch2rt.quantize.best import Evaluate, output_error
 from torch2rt.quantize.calibrate import Calibration, calibrate, wide_tensors
 from torch2rt.quantize.calibrator import Inputs
@@ -39,6 +42,14 @@ from torch2rt.quantize.table import CalibrationTable
 from torch2rt.quantize.weights import store_weights
 
 _HALVES = {"bf16": DType.BFLOAT16, "fp16": DType.FLOAT16}
+_STAYS_DOUBLE = (
+    'the model computes in float64, and so does the engine, slowly; convert model.float(), or with '
+    'another precision than "fp32"'
+)
+_NO_DOUBLE = (
+    "the model computes in float64; at this precision the engine has float32 in its place, between "
+    "inputs and outputs of float64"
+)
 # float8 has fine steps for small numbers: nothing is gained by clipping large ones.
 FLOAT8_METHOD = "minmax"
 
@@ -52,6 +63,26 @@ def check_device(config: BuildConfig, backend: Backend) -> None:
             option="precision", value=FP8, reason=reason,
             remedy='Use precision="int8", "int8_weights" or "fp16" there.',
         )
+
+
+def in_float32(lowered: Lowered, precision: str) -> Lowered:
+    """A lowered model, its network in float32 where the precision starts from that, and a note.
+
+    8 bits are made of float32, and every lower precision of a model in float64 is. At "fp32" such
+    a model stays what it is.
+    """
+    network = lowered.network
+    dtypes = set(HALVES) if precision in RANGED else set()
+    if not multiplies_doubles(network):
+        notes: tuple[str, ...] = ()
+    elif precision == "fp32":
+        notes = (_STAYS_DOUBLE,)
+    else:
+        notes = (_NO_DOUBLE,)
+        dtypes.update(DOUBLES)
+    if dtypes:
+        run_passes(network, [ToFloat32(dtypes)])
+    return dataclasses.replace(lowered, notes=(*lowered.notes, *notes))
 
 
 def needs_calibration(

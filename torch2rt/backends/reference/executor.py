@@ -72,6 +72,7 @@ class NetworkRunner:
                 results = run_reference(
                     specialize_kind(layer.kind, symbols), layer.epilogue, arguments,
                     [specialize_type(output.type, symbols) for output in layer.outputs],
+                    is_exact=self.dtype is torch.float64,
                 )
                 if decide is not None:
                     results = decide(layer, arguments, results)
