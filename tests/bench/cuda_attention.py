@@ -28,6 +28,7 @@ from torch2rt.build.check import Checker
 from torch2rt.build.trial import Trial
 from torch2rt.layers.attention import Attention
 from torch2rt.lazy_torch import torch
+from torch2rt.network.dtype import DType
 
 BUDGET_MS = 40.0  # for all candidates of a layer
 HEADS, FEATURES = 12, 64
@@ -42,6 +43,9 @@ def attention(
     if mask:
         tensors.append(torch.empty(batch, 1, 1, rows, dtype=getattr(torch, mask)))
     kind = Attention(FEATURES**-0.5, is_causal, bool(mask), False, True, True, True, True)
+    if element is torch.float8_e4m3fn:  # scaled to its range, written for the product behind it
+        kind = replace(kind, scale=kind.scale / 112**2)
+        return make_spec(kind, tensors, "clamp(mul(i0,0.9),-448.0,448.0)", (), DType.FLOAT8_E4M3)
     return make_spec(kind, tensors)
 
 
@@ -63,6 +67,10 @@ def cases() -> Iterator[tuple[str, LayerSpec]]:
     yield "bert b32 added mask", attention(32, 384, "float16")
     yield "vit b64 bf16", attention(64, 197, dtype="bfloat16")
     yield "gpt b4 1024 causal", attention(4, 1024, is_causal=True)
+    for name, batch, rows in (("vit b1", 1, 197), ("vit b64", 64, 197), ("bert b32", 32, 384)):
+        yield f"{name} float8", attention(batch, rows, dtype="float8_e4m3fn")
+    yield "bert b32 bool mask float8", attention(32, 384, "bool", "float8_e4m3fn")
+    yield "gpt b4 1024 causal float8", attention(4, 1024, dtype="float8_e4m3fn", is_causal=True)
 
 
 def main() -> None:
