@@ -133,7 +133,7 @@ def test_numbers_beyond_float32_become_its_largest_but_for_weights():
     (bias,) = [t for t in result.tensors if t.name.startswith("b") and t.dtype is DType.FLOAT32]
     assert bias.data is not None
     assert (bias.data == -np.float32(LARGEST)).all()
-    with pytest.raises(PrecisionError, match=r"'w' of layer m .*holds 1e\+39, and float32 ends at 3.4"):
+    with pytest.raises(PrecisionError, match=r"'w' of layer m .*1e\+39, and float32 ends at"):
         ToFloat32(DOUBLES).run(double(weight=1e39), Log())
 
 
