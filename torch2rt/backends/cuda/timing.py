@@ -6,6 +6,7 @@ its clock to stay within its power, and by how much depends on the kernel.
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -28,13 +29,15 @@ _MAX_ROUNDS = 30
 # A candidate that takes this much longer than the best in its first try is not timed further.
 _HOPELESS = 1.7
 # Layers from this time on are decided under load, among candidates that are slower than the best
-# by no more than this, at most so many. Each runs this long in each of so many turns, the first
-# half to bring the clock down.
+# by no more than this, at most so many. In each of so many turns one runs for so long to bring the
+# clock down, then in pieces that are timed; the median of all pieces counts.
 _HEAVY_US = 40.0
 _CLOSE = 1.06
 _FINALISTS = 4
-_LOAD_US = 60e3
 _LOAD_TURNS = 2
+_HEATING_US = 40e3
+_PIECE_US = 2e3
+_PIECES = 15
 # Runs of a plan before it is captured and warm.
 _SETTLING = 4
 # A node of a graph that does next to nothing.
@@ -91,8 +94,9 @@ class GraphTimer:
         loads_us: dict[int, list[float]] = {index: [] for index in finalists(times, by_index)}
         for _ in range(_LOAD_TURNS):
             for index, loads in loads_us.items():
-                loads.append(self._under_load_us(by_index[index]))
-        return settled(times, {index: min(loads) for index, loads in loads_us.items()})
+                loads += self._under_load_us(by_index[index])
+        medians = {index: statistics.median(loads) for index, loads in loads_us.items()}
+        return settled(times, medians)
 
     def _prepare(
         self, index: int, calls: Sequence[Call], warm: Sequence[Memory] | None
@@ -134,16 +138,25 @@ class GraphTimer:
         elapsed_us = self._elapsed_us(candidate.launch, candidate.warm)
         return max((elapsed_us - self._start_us) / candidate.repeats, 0.01)
 
-    def _under_load_us(self, candidate: _Candidate) -> float:
-        """Time of a run among many that follow each other without a pause."""
-        launches = math.ceil(_LOAD_US / 2 / (candidate.first_us * candidate.repeats))
-        for event in (self._start, self._end):
-            for _ in range(launches):
-                candidate.launch(self._stream)
+    def _under_load_us(self, candidate: _Candidate) -> list[float]:
+        """Times of a run among many that follow each other without a pause, piece by piece."""
+        run_us = candidate.first_us * candidate.repeats
+        self._launch_for(candidate, math.ceil(_HEATING_US / run_us))
+        count = math.ceil(_PIECE_US / run_us)
+        events = [cupy.cuda.Event() for _ in range(_PIECES + 1)]
+        events[0].record(self._stream)
+        for event in events[1:]:
+            self._launch_for(candidate, count)
             event.record(self._stream)
-        self._end.synchronize()
-        elapsed_us = float(cupy.cuda.get_elapsed_time(self._start, self._end)) * 1e3
-        return elapsed_us / (launches * candidate.repeats)
+        events[-1].synchronize()
+        return [
+            float(cupy.cuda.get_elapsed_time(start, end)) * 1e3 / (count * candidate.repeats)
+            for start, end in itertools.pairwise(events)
+        ]
+
+    def _launch_for(self, candidate: _Candidate, count: int) -> None:
+        for _ in range(count):
+            candidate.launch(self._stream)
 
     @cached_property
     def _start_us(self) -> float:
