@@ -37,7 +37,8 @@ def gemm(
     e1_outer, e1_inner, e2_outer, e2_inner, e3_outer, e3_inner,
     E1: tl.constexpr, E2: tl.constexpr, E3: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr,
-    IS_EVEN_K: tl.constexpr, PRECISION: tl.constexpr, OVERLAPS: tl.constexpr, PARTS: tl.constexpr,
+    IS_EVEN_K: tl.constexpr, PRECISION: tl.constexpr, SUM_TERMS: tl.constexpr,
+    OVERLAPS: tl.constexpr, PARTS: tl.constexpr,
 ):
     """Grid: (tiles, PARTS, matrices of the batch)."""
     start(OVERLAPS)
@@ -71,7 +72,10 @@ def gemm(
             right = tl.load(right_at, mask=is_column & (here < k)[:, None], other=0.0)
         if right.dtype != left.dtype:  # weights stored in 8 bits
             right = right.to(left.dtype)
-        acc = tl.dot(left, right, acc, input_precision=PRECISION, out_dtype=SUM)
+        acc = tl.dot(
+            left, right, acc, input_precision=PRECISION, out_dtype=SUM,
+            max_num_imprecise_acc=SUM_TERMS,
+        )
         left_at += BLOCK_K * a_k
         right_at += BLOCK_K * b_k
     is_last = True

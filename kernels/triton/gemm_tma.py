@@ -6,6 +6,8 @@ bytes; b is [n, k], or [k, n] unless B_IS_ROWS. Persistent blocks take every so-
 their loops are flattened, so that the next tile's operands arrive while this one's epilogue runs;
 otherwise each block has one tile, and blocks on one multiprocessor hide each other's epilogues.
 HALVES 2 applies the epilogue to the left and right half of a tile in turn: less shared memory.
+Sums of so many as SUM_TERMS products of float8 are added in float32; None leaves them all to the
+tensor cores, which on sm_90 keep 14 bits.
 Bytes moved: a once per column of tiles, b once per row of tiles, mostly from the L2; y once.
 Architectures: sm_90 and newer.
 """
@@ -43,6 +45,7 @@ def compute_tile(
     E1: tl.constexpr, E2: tl.constexpr, E3: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr,
     HALVES: tl.constexpr, B_IS_ROWS: tl.constexpr, PRECISION: tl.constexpr,
+    SUM_TERMS: tl.constexpr,
 ):
     """One tile, from first load to store."""
     tile_row, tile_column = tile_of(index, tl.cdiv(m, BLOCK_M), tl.cdiv(n, BLOCK_N), GROUP)
@@ -56,7 +59,10 @@ def compute_tile(
             right = b.load([column, step * BLOCK_K]).T
         else:
             right = b.load([step * BLOCK_K, column])
-        acc = tl.dot(left, right, acc, input_precision=PRECISION, out_dtype=SUM)
+        acc = tl.dot(
+            left, right, acc, input_precision=PRECISION, out_dtype=SUM,
+            max_num_imprecise_acc=SUM_TERMS,
+        )
     if HALVES == 1:
         store_tile(acc, y, e1, e2, e3, row, column, m, n, E1, E2, E3, BLOCK_M, BLOCK_N)
     else:
@@ -73,7 +79,7 @@ def gemm_tma(
     E1: tl.constexpr, E2: tl.constexpr, E3: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr,
     HALVES: tl.constexpr, IS_PERSISTENT: tl.constexpr, B_IS_ROWS: tl.constexpr,
-    PRECISION: tl.constexpr, OVERLAPS: tl.constexpr,
+    PRECISION: tl.constexpr, SUM_TERMS: tl.constexpr, OVERLAPS: tl.constexpr,
 ):
     """Grid: (number of blocks,). ``weights`` is b [n, k] by address, or None."""
     _, column = tile_of(tl.program_id(0), tl.cdiv(m, BLOCK_M), tl.cdiv(n, BLOCK_N), GROUP)
@@ -86,10 +92,10 @@ def gemm_tma(
         for index in tl.range(tl.program_id(0), tiles, tl.num_programs(0), flatten=True):
             compute_tile(
                 index, a, b, y, e1, e2, e3, m, n, k, E1, E2, E3, BLOCK_M, BLOCK_N, BLOCK_K,
-                GROUP, HALVES, B_IS_ROWS, PRECISION,
+                GROUP, HALVES, B_IS_ROWS, PRECISION, SUM_TERMS,
             )
     else:
         compute_tile(
             tl.program_id(0), a, b, y, e1, e2, e3, m, n, k, E1, E2, E3, BLOCK_M, BLOCK_N,
-            BLOCK_K, GROUP, HALVES, B_IS_ROWS, PRECISION,
+            BLOCK_K, GROUP, HALVES, B_IS_ROWS, PRECISION, SUM_TERMS,
         )

@@ -33,7 +33,8 @@ def gemm_tma_split(
     a, b, y, e1, e2, e3, partial, counters, weights, m, n, k, weights_pitch,
     E1: tl.constexpr, E2: tl.constexpr, E3: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr,
-    B_IS_ROWS: tl.constexpr, PRECISION: tl.constexpr, OVERLAPS: tl.constexpr, PARTS: tl.constexpr,
+    B_IS_ROWS: tl.constexpr, PRECISION: tl.constexpr, SUM_TERMS: tl.constexpr,
+    OVERLAPS: tl.constexpr, PARTS: tl.constexpr,
 ):
     """Grid: (tiles, PARTS). ``weights`` is b [n, k] by address, or None."""
     tiles_m = tl.cdiv(m, BLOCK_M)
@@ -57,7 +58,10 @@ def gemm_tma_split(
             right = b.load([column, step * BLOCK_K]).T
         else:
             right = b.load([step * BLOCK_K, column])
-        acc = tl.dot(left, right, acc, input_precision=PRECISION, out_dtype=SUM)
+        acc = tl.dot(
+            left, right, acc, input_precision=PRECISION, out_dtype=SUM,
+            max_num_imprecise_acc=SUM_TERMS,
+        )
     write_part(acc, partial, index, part, PARTS, BLOCK_M, BLOCK_N)
     if tl.atomic_add(counters + index, 1, sem="acq_rel") == PARTS - 1:
         tl.store(counters + index, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -67,12 +68,18 @@ class KeepingWeights(DictWeights):
             return job.run()
 
 
-def assembly(tactic_name: str, spec: LayerSpec, capability: tuple[int, int]) -> str:
-    """PTX of what a tactic compiles for a layer, whether or not its time is worth it."""
+def assembly(
+    tactic_name: str, spec: LayerSpec, capability: tuple[int, int],
+    constants: Mapping[str, Array] | None = None,
+) -> str:
+    """PTX of what a tactic compiles for a layer, whether or not its time is worth it.
+
+    Constants that are not given are zeros.
+    """
     arrays = {
         name: torch.zeros(operand.shape).numpy().astype(operand.dtype.numpy)
         for name, operand in zip(spec.constants, spec.inputs, strict=True) if name is not None
-    }
+    } | dict(constants or {})
     weights = KeepingWeights(arrays)
     tactic = find_tactic("torch2rt.backends.cuda.tactics", tactic_name)
     with preparing_for(NullDevice(capability)):

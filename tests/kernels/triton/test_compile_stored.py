@@ -8,6 +8,7 @@ import pytest
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
+import numpy as np
 import torch
 from cuda_testing import cuda_spec
 from triton_assembly import NullDevice, assembly
@@ -113,6 +114,23 @@ def test_float8_is_rounded_by_the_hardware(
     text = assembly(f"matmul.triton.{tactic}", to_float8(dtype), capability)
     source = "f16x2" if capability == (8, 9) else "f32"
     assert f"cvt.rn.satfinite.e4m3x2.{source}" in text
+
+
+@pytest.mark.parametrize("tactic", ["tma_64x64x128", "tma_64x64x64_split4", "pointer_64x64x64"])
+def test_products_of_float8_of_one_sign_are_added_in_float32(tactic: str) -> None:
+    x, w = torch.zeros(512, 4096), torch.zeros(512, 4096)
+    inputs = [x.to(torch.float8_e4m3fn), w.to(torch.float8_e4m3fn)]
+    spec = cuda_spec(Matmul(transpose_b=True), inputs, "mul(i0,0.5)", (1,), DType.FLOAT16)
+
+    def sums(capability: tuple[int, int], bits: int) -> int:
+        weights = np.full(w.shape, bits, np.uint8)
+        weights[:, ::2] ^= bits & 0x80
+        text = assembly(f"matmul.triton.{tactic}", spec, capability, {"c1": weights})
+        return len(re.findall(r"\badd\S*\.f32", text))
+
+    positive, of_both_signs = 0x38, 0xB8
+    assert sums((9, 0), positive) >= sums((9, 0), of_both_signs) + 32
+    assert sums((10, 0), positive) == sums((10, 0), of_both_signs)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float8_e4m3fn], ids=str)

@@ -11,6 +11,7 @@ import numpy as np
 
 from torch2rt.backends.cuda.constants import operand, packed_constant
 from torch2rt.backends.cuda.device import current_device
+from torch2rt.backends.cuda.float8_sums import sums_refusal
 from torch2rt.backends.cuda.launch import In, Out, Packed
 from torch2rt.backends.cuda.triton.kernel import Value, triton_kernel
 from torch2rt.backends.cuda.triton.launch import extra_kinds, extra_types, finish, part_types
@@ -32,6 +33,8 @@ from torch2rt.backends.tactic import Prepared, Refusal, Weights
 from torch2rt.network.dtype import DType
 
 GROUP = 8
+# Products of float8 that are summed before they go to float32, where that is asked for.
+_EXACT_TERMS = 128
 # Up to so many rows, a layer waits for its weights more than it computes.
 FEW_ROWS = 1024
 
@@ -177,7 +180,8 @@ def prepare_maps(
     constants |= {"BLOCK_M": tile.m, "BLOCK_N": tile.n, "BLOCK_K": block_k, "GROUP": GROUP}
     if tile.parts == 1:
         constants |= {"HALVES": tile.halves, "IS_PERSISTENT": tile.is_persistent}
-    constants |= {"B_IS_ROWS": is_rows, "PRECISION": product.precision, "OVERLAPS": True}
+    constants |= {"B_IS_ROWS": is_rows, "PRECISION": product.precision}
+    constants |= {"SUM_TERMS": _sum_terms(spec, weights, product, block_k), "OVERLAPS": True}
     if tile.parts > 1:
         types += part_types(tile, product.dtype)
         constants["PARTS"] = tile.parts
@@ -207,6 +211,16 @@ def prepare_maps(
         spec, compiled, tile, arguments, [*lines, *numbers], tiles, 1, product.extras,
         is_persistent=tile.is_persistent,
     )
+
+
+def _sum_terms(spec: LayerSpec, weights: Weights, product: Product, block_k: int) -> int | None:
+    """Products of float8 that tensor cores may sum; None: all, as for most weights."""
+    name, pack = spec.constants[1], product.pack
+    if product.dtype is not DType.FLOAT8_E4M3 or name is None or pack is None:
+        return None
+    if current_device().capability != (9, 0) or sums_refusal(pack(weights.array(name))) is None:
+        return None
+    return min(block_k, _EXACT_TERMS)
 
 
 def _round_up(count: int) -> int:
@@ -288,6 +302,7 @@ def prepare_pointers(
     constants |= {"BLOCK_M": tile.m, "BLOCK_N": tile.n, "BLOCK_K": block_k, "GROUP": GROUP}
     constants |= {
         "IS_EVEN_K": product.k % block_k == 0, "PRECISION": product.precision,
+        "SUM_TERMS": _sum_terms(spec, weights, product, block_k),
         "OVERLAPS": current_device().capability >= (9, 0), "PARTS": tile.parts,
     }
     program, numbers = make_program(
