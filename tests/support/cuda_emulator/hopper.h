@@ -1,8 +1,9 @@
 // What the emulator knows of sm_90a: tensor maps, barriers that count bytes, products by warpgroup.
 //
-// Copies and products are done at once by the thread that asks for them; who waits for a barrier
-// yields until others have completed its phase. Addresses of shared memory count from the start of
-// dynamic shared memory. Every thread of a warpgroup computes its own part of a product.
+// A copy into shared memory is done when somebody waits for its barrier, and not before: who forgets
+// to wait reads poison. Products are done at once, by every thread its own part. Who waits yields
+// until others have completed the barrier's phase. Addresses of shared memory count from the start
+// of dynamic shared memory.
 
 // What `hopper.encode_tiled` writes in place of the driver.
 struct alignas(64) TensorMap {
@@ -67,6 +68,29 @@ inline void move_box(const TensorMap& map, unsigned to, const int* first, bool i
     }
 }
 
+// Copies that were asked for.
+struct Copy { TensorMap map; unsigned to, barrier; int first[4]; };
+static Copy copies[256];
+static int copy_count;
+inline void forget_copies(unsigned barrier) {
+    int kept = 0;
+    for (int i = 0; i < copy_count; i++)
+        if (copies[i].barrier != barrier) copies[kept++] = copies[i];
+    copy_count = kept;
+}
+inline void do_copies(unsigned barrier) {
+    for (int i = 0; i < copy_count; i++) {
+        if (copies[i].barrier != barrier) continue;
+        const TensorMap& map = copies[i].map;
+        move_box(map, copies[i].to, copies[i].first, false);
+        int bytes = map.itemsize;
+        for (unsigned axis = 0; axis < map.rank; axis++) bytes *= map.box[axis];
+        barrier_at(barrier).bytes -= bytes;
+        barrier_at(barrier).settle();
+    }
+    forget_copies(barrier);
+}
+
 // A descriptor's rows are swizzled, in groups of eight.
 inline unsigned start_of(unsigned long long matrix) { return (unsigned)(matrix & 0x3fff) << 4; }
 inline unsigned group_of(unsigned long long matrix) {
@@ -126,6 +150,7 @@ inline unsigned shared_address(const void* pointer) {
     return (unsigned)((const char*)pointer - (const char*)t2r_emulated::dynamic_shared);
 }
 inline void barrier_init(unsigned barrier, int count) {
+    t2r_emulated::forget_copies(barrier);
     *(t2r_emulated::Barrier*)t2r_emulated::shared_at(barrier) =
         {(unsigned char)count, (unsigned char)count, 0, 0x5a, 0};
 }
@@ -139,6 +164,8 @@ inline void barrier_expect(unsigned barrier, int bytes) {
 }
 inline void barrier_wait(unsigned barrier, int parity) {
     for (int spin = 0; t2r_emulated::barrier_at(barrier).phase == parity; spin++) {
+        t2r_emulated::do_copies(barrier);
+        if (t2r_emulated::barrier_at(barrier).phase != parity) return;
         if (spin == t2r_emulated::SPINS) t2r_emulated::fail("waits for ever for barrier %u", barrier);
         t2r_emulated::yield_thread();
     }
@@ -146,11 +173,8 @@ inline void barrier_wait(unsigned barrier, int parity) {
 inline void load_matrix(
     unsigned to, const TensorMap* map, unsigned barrier, int row, int mid, int far
 ) {
-    const int first[] = {0, row, mid, far};
-    t2r_emulated::move_box(*map, to, first, false);
-    t2r_emulated::Barrier& counts = t2r_emulated::barrier_at(barrier);
-    counts.bytes -= map->box[0] * map->box[1] * map->itemsize;
-    counts.settle();
+    if (t2r_emulated::copy_count == 256) t2r_emulated::fail("256 copies under way");
+    t2r_emulated::copies[t2r_emulated::copy_count++] = {*map, to, barrier, {0, row, mid, far}};
 }
 inline void store_matrix(const TensorMap* map, unsigned from, int row, int mid, int far) {
     const int first[] = {0, row, mid, far};

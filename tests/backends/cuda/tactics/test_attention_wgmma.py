@@ -66,7 +66,7 @@ def test_parts_of_matrices(cuda_device, tactic: str, rows: int) -> None:
 @pytest.mark.parametrize("tactic", ["rows_64", "matrix_3"])
 def test_later_keys_are_hidden(cuda_device, tactic: str) -> None:
     kind = Attention(SCALE, is_causal=True)
-    check_cuda_tactic(f"attention.wgmma.{tactic}", kind, operands((2,), 270, 270))
+    check_cuda_tactic(f"attention.wgmma.{tactic}", kind, operands((4,), 270, 270))
     check_cuda_tactic(f"attention.wgmma.{tactic}", kind, operands((1,), 150, 230))
 
 
