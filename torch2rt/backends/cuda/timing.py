@@ -1,15 +1,10 @@
-"""Times candidates on the GPU: each captured in a graph, in turns, with warm or cold caches.
-
-The first of a heavy layer run a second race, under load: a GPU that works without a pause lowers
-its clock to stay within its power, and by how much depends on the kernel.
-"""
+"""Times candidates on the GPU: each captured in a graph, in turns, with warm or cold caches."""
 
 from __future__ import annotations
 
-import itertools
 import math
 import statistics
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -28,16 +23,6 @@ _MIN_ROUNDS = 5
 _MAX_ROUNDS = 30
 # A candidate that takes this much longer than the best in its first try is not timed further.
 _HOPELESS = 1.7
-# Layers from this time on are decided under load, among candidates that are slower than the best
-# by no more than this, at most so many. In each of so many turns one runs for so long to bring the
-# clock down, then in pieces that are timed; the median of all pieces counts.
-_HEAVY_US = 40.0
-_CLOSE = 1.06
-_FINALISTS = 4
-_LOAD_TURNS = 2
-_HEATING_US = 40e3
-_PIECE_US = 2e3
-_PIECES = 15
 # Runs of a plan before it is captured and warm.
 _SETTLING = 4
 # A node of a graph that does next to nothing.
@@ -90,13 +75,7 @@ class GraphTimer:
         for candidate in prepared:
             samples = candidate.samples_us or [candidate.first_us]
             times[candidate.index] = statistics.median(samples)
-        by_index = {candidate.index: candidate for candidate in racing}
-        loads_us: dict[int, list[float]] = {index: [] for index in finalists(times, by_index)}
-        for _ in range(_LOAD_TURNS):
-            for index, loads in loads_us.items():
-                loads += self._under_load_us(by_index[index])
-        medians = {index: statistics.median(loads) for index, loads in loads_us.items()}
-        return settled(times, medians)
+        return times
 
     def _prepare(
         self, index: int, calls: Sequence[Call], warm: Sequence[Memory] | None
@@ -138,26 +117,6 @@ class GraphTimer:
         elapsed_us = self._elapsed_us(candidate.launch, candidate.warm)
         return max((elapsed_us - self._start_us) / candidate.repeats, 0.01)
 
-    def _under_load_us(self, candidate: _Candidate) -> list[float]:
-        """Times of a run among many that follow each other without a pause, piece by piece."""
-        run_us = candidate.first_us * candidate.repeats
-        self._launch_for(candidate, math.ceil(_HEATING_US / run_us))
-        count = math.ceil(_PIECE_US / run_us)
-        events = [cupy.cuda.Event() for _ in range(_PIECES + 1)]
-        events[0].record(self._stream)
-        for event in events[1:]:
-            self._launch_for(candidate, count)
-            event.record(self._stream)
-        events[-1].synchronize()
-        return [
-            float(cupy.cuda.get_elapsed_time(start, end)) * 1e3 / (count * candidate.repeats)
-            for start, end in itertools.pairwise(events)
-        ]
-
-    def _launch_for(self, candidate: _Candidate, count: int) -> None:
-        for _ in range(count):
-            candidate.launch(self._stream)
-
     @cached_property
     def _start_us(self) -> float:
         """What two events around a graph read beyond the time of its nodes."""
@@ -195,28 +154,6 @@ class GraphTimer:
     def _eviction(self) -> tuple[Any, int]:
         size = 2 * self._l2_bytes
         return cupy.cuda.alloc(size), size
-
-
-def finalists(times_us: Sequence[float], racing: Collection[int]) -> list[int]:
-    """Which candidates of a heavy layer are too close to call, the fastest first; else none."""
-    order = sorted(racing, key=lambda index: times_us[index])
-    best_us = times_us[order[0]] if order else 0.0
-    close = [index for index in order if times_us[index] <= _CLOSE * best_us][:_FINALISTS]
-    return close if best_us >= _HEAVY_US and len(close) > 1 else []
-
-
-def settled(times_us: Sequence[float], loads_us: Mapping[int, float]) -> list[float]:
-    """The times, those of finalists in the ratios that they have under load.
-
-    The best of them gets the best time measured, for times of other layers are without load too.
-    """
-    settled_us = list(times_us)
-    if loads_us:
-        best_us = min(times_us[index] for index in loads_us)
-        least_us = min(loads_us.values())
-        for index, load_us in loads_us.items():
-            settled_us[index] = best_us * load_us / least_us
-    return settled_us
 
 
 def _pointer(memory: Memory, size_bytes: int) -> Any:
