@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from needs import skip_where_missing
 
 from torch2rt.backends.buffer import Buffer, address_of, aligned_bytes
 from torch2rt.backends.cpu.backend import CpuBackend
 from torch2rt.backends.spec import LayerSpec, Layout, TensorSpec
-from torch2rt.backends.tactic import Prepared, Refusal, Unprepared, Weights
+from torch2rt.backends.tactic import Prepared, Refusal, Tactic, Unprepared, Weights
 from torch2rt.expression import Expression, arity, parse_expression
 from torch2rt.network.dtype import DType
 from torch2rt.network.layer import LayerKind, run_reference
@@ -143,6 +144,12 @@ def run_prepared(
     ]
 
 
+def tactic_named(name: str) -> Tactic:
+    """A tactic of the CPU; the test that asks is skipped where its library is missing."""
+    skip_where_missing(name)
+    return BACKEND.tactics[name]
+
+
 def check_tactic(
     name: str,
     kind: LayerKind,
@@ -160,7 +167,7 @@ def check_tactic(
     Returns what was prepared. A choice that the library refuses is left out, but not all may be.
     """
     spec = make_spec(kind, inputs, epilogue, constants, out_dtype)
-    tactic = BACKEND.tactics[name]
+    tactic = tactic_named(name)
     refusal = tactic.supports(spec)
     assert not isinstance(refusal, Refusal), f"{name} refuses: {refusal.reason}"
     types = [TensorType(output.shape, output.dtype) for output in spec.outputs]

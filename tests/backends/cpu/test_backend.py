@@ -4,6 +4,7 @@ import math
 import time
 
 import pytest
+from needs import needs_onednn
 
 from torch2rt.backends.buffer import address_of
 from torch2rt.backends.cpu import onednn
@@ -28,6 +29,7 @@ def test_memory_is_aligned_and_zero():
     assert not memory.any()
 
 
+@needs_onednn
 def test_threads_hold_inside_and_are_put_back():
     backend = CpuBackend(2)
     onednn.set_threads(1)

@@ -1,6 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from needs import needs_onednn
 
 from torch2rt.backends.cpu.onednn import (
     Algorithm,
@@ -15,6 +16,8 @@ from torch2rt.backends.cpu.onednn import (
     post_op_arg,
     scale_arg,
 )
+
+pytestmark = needs_onednn
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

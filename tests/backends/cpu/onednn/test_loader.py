@@ -2,6 +2,7 @@ import subprocess
 import sys
 
 import pytest
+from needs import needs_onednn
 
 from torch2rt.backends.cpu import onednn
 from torch2rt.backends.cpu.onednn import openmp
@@ -15,6 +16,7 @@ def run_python(code: str) -> str:
     return done.stdout.strip()
 
 
+@needs_onednn
 def test_a_new_enough_library_is_loaded_from_the_environment():
     assert onednn.version() >= (3, 1, 0)
     assert onednn.path().endswith(SONAME)
@@ -27,12 +29,14 @@ def test_a_missing_library_says_how_to_get_it():
         load_first(iter(["/nowhere/libdnnl.so.3"]))
 
 
+@needs_onednn
 def test_a_library_that_is_not_onednn_is_passed_over():
     with pytest.raises(onednn.OneDNNUnavailable, match="dnnl_"):
         load_first(iter(["libm.so.6"]))
     assert load_first(iter(["libm.so.6", onednn.path()])).version == onednn.version()
 
 
+@needs_onednn
 def test_a_library_that_is_too_old_is_refused(monkeypatch):
     monkeypatch.setattr("torch2rt.backends.cpu.onednn.loader.OLDEST", (99, 0))
     with pytest.raises(onednn.OneDNNUnavailable, match=r"is version 3\.\d+\.\d+"):
@@ -47,6 +51,7 @@ def test_check_names_the_status_the_call_and_the_deed():
         check(77, "dnnl_x", "sitting")
 
 
+@needs_onednn
 def test_the_package_imports_and_runs_without_torch_or_a_loaded_library():
     code = """
 import sys

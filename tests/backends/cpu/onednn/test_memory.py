@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from needs import needs_onednn
 
 from torch2rt.backends.cpu.onednn import (
     DataType,
@@ -17,6 +18,8 @@ from torch2rt.backends.cpu.onednn import (
     pack,
     unpack,
 )
+
+pytestmark = needs_onednn
 
 
 def test_plain_strides_and_size():

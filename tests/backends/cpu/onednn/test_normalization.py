@@ -1,6 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from needs import ONEDNN
 
 from torch2rt.backends.cpu.backend import onednn_unavailable
 from torch2rt.backends.cpu.onednn import (
@@ -17,7 +18,7 @@ from torch2rt.backends.cpu.onednn import (
 )
 
 if onednn_unavailable() is not None:
-    pytest.skip("needs oneDNN", allow_module_level=True)
+    pytest.skip(ONEDNN, allow_module_level=True)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

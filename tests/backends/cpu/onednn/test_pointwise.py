@@ -1,6 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from needs import needs_onednn
 
 from torch2rt.backends.cpu.onednn import (
     Algorithm,
@@ -20,6 +21,8 @@ from torch2rt.backends.cpu.onednn import (
     source_arg,
     weighted_sum,
 )
+
+pytestmark = needs_onednn
 
 ELTWISE = {
     "relu": (Algorithm.relu, 0.0, 0.0, F.relu),

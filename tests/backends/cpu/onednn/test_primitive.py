@@ -5,9 +5,12 @@ import time
 import numpy as np
 import pytest
 import torch
+from needs import needs_onednn
 
 from torch2rt.backends.cpu import onednn
 from torch2rt.backends.cpu.onednn import Algorithm, Arg, DataType, MemoryDesc
+
+pytestmark = needs_onednn
 
 SHAPE = (1, 32, 14, 14)
 

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from needs import needs_onednn
 
 from torch2rt.backends.cpu.onednn import (
     Algorithm,
@@ -13,6 +14,8 @@ from torch2rt.backends.cpu.onednn import (
     lstm,
     vanilla_rnn,
 )
+
+pytestmark = needs_onednn
 
 STEPS, BATCH, WIDTH, HIDDEN = 5, 3, 6, 8
 

@@ -3,6 +3,7 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
+from needs import needs_onednn
 
 from torch2rt.backends.cpu.onednn import (
     Algorithm,
@@ -27,6 +28,8 @@ from torch2rt.backends.cpu.onednn import (
     set_threads,
     zero_point_arg,
 )
+
+pytestmark = needs_onednn
 
 CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 CONV_TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}

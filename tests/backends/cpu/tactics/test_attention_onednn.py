@@ -6,10 +6,13 @@ import math
 
 import pytest
 import torch
+from needs import needs_onednn
 from tactic_testing import check_tactic
 
 from torch2rt.backends.cpu.steps import PrimitiveStep, StepsPrepared
 from torch2rt.layers.attention import Attention
+
+pytestmark = needs_onednn
 
 NAME = "attention.onednn.composed"
 FLAGS = ("query_heads_last", "key_heads_last", "value_heads_last", "output_heads_last")

@@ -2,9 +2,12 @@
 
 import pytest
 import torch
+from needs import needs_onednn
 from tactic_testing import BACKEND, check_tactic, make_spec
 
 from torch2rt.layers.convolution import Convolution
+
+pytestmark = needs_onednn
 
 NAME = "convolution.onednn.direct"
 

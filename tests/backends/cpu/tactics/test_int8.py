@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from needs import ONEDNN
 from tactic_testing import check_tactic
 
 from torch2rt.backends.cpu.backend import onednn_unavailable
@@ -11,7 +12,7 @@ from torch2rt.layers.matmul import Matmul
 from torch2rt.network.dtype import DType
 
 if onednn_unavailable() is not None:
-    pytest.skip("needs oneDNN", allow_module_level=True)
+    pytest.skip(ONEDNN, allow_module_level=True)
 
 needs_vnni = pytest.mark.skipif(
     not effective_isa().startswith("avx512_core_") and "vnni" not in effective_isa(),

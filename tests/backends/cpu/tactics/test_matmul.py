@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tactic_testing import BACKEND, check_tactic, make_spec
+from tactic_testing import check_tactic, make_spec, tactic_named
 
 from torch2rt.backends.tactic import Refusal
 from torch2rt.layers.matmul import Matmul
@@ -59,4 +59,4 @@ def test_epilogue_with_the_accumulator_twice(name):
 
 def test_inner_product_wants_one_constant_weight():
     spec = make_spec(Matmul(), tensors(torch.float32, (5, 16), (16, 24)))
-    assert isinstance(BACKEND.tactics[BOTH[1]].supports(spec), Refusal)
+    assert isinstance(tactic_named(BOTH[1]).supports(spec), Refusal)

@@ -11,6 +11,7 @@ from tactic_testing import (
     check_tactic,
     make_spec,
     run_prepared,
+    tactic_named,
 )
 
 from torch2rt.backends.spec import Layout, LayoutChoice
@@ -30,14 +31,15 @@ def test_reformat_between_layouts(name, first, second):
         (torch.float32,) * 2, (torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16),
         (torch.int64,) * 2, (torch.float32, torch.int32),
     ]
+    tactic = tactic_named(name)
     for dtype, out in pairs:
         x = (torch.randn(2, 20, 3, 5) * 3).to(dtype)
         kind = Reformat(dtype_from_torch(out))
         spec = make_spec(kind, [x]).with_layouts(LayoutChoice((first,), (second,)))
-        if isinstance(BACKEND.tactics[name].supports(spec), Refusal):
+        if isinstance(tactic.supports(spec), Refusal):
             continue
-        assert BACKEND.tactics[name].layouts(spec) == (LayoutChoice((first,), (second,)),)
-        prepared = BACKEND.tactics[name].prepare(spec, DictWeights({}))
+        assert tactic.layouts(spec) == (LayoutChoice((first,), (second,)),)
+        prepared = tactic.prepare(spec, DictWeights({}))
         (result,) = run_prepared(prepared, spec, [x])
         assert torch.equal(result, x.to(out))
         taken += 1

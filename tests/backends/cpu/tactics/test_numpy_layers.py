@@ -4,7 +4,14 @@ import math
 
 import pytest
 import torch
-from tactic_testing import BACKEND, DictWeights, check_tactic, make_spec, run_prepared
+from tactic_testing import (
+    BACKEND,
+    DictWeights,
+    check_tactic,
+    make_spec,
+    run_prepared,
+    tactic_named,
+)
 
 from torch2rt.layers.adaptive_pool import AdaptivePool
 from torch2rt.layers.arange import Arange
@@ -102,7 +109,7 @@ def test_resize(mode, sizes, scales, corners, dtype):
     x = torch.randn(2, 20, 4, 6).to(dtype)
     kind = Resize(mode, sizes, scales, corners)
     check_tactic("resize.numpy.axes", kind, [x])
-    tactic = BACKEND.tactics["resize.onednn.direct"]
+    tactic = tactic_named("resize.onednn.direct")
     if tactic.supports(make_spec(kind, [x])) is None:
         check_tactic("resize.onednn.direct", kind, [x], layouts=3)
         check_tactic("resize.onednn.direct", kind, [x], "relu(mul(i0,0.5))")
@@ -115,7 +122,7 @@ def test_antialiased_resize(mode):
 
 
 def test_onednn_resizes_the_common_cases():
-    tactic = BACKEND.tactics["resize.onednn.direct"]
+    tactic = tactic_named("resize.onednn.direct")
     x = torch.randn(1, 16, 4, 6)
     for kind in (Resize("nearest", (8, 12), (None, None)), Resize("linear", (9, 7), (None, None))):
         assert tactic.supports(make_spec(kind, [x])) is None

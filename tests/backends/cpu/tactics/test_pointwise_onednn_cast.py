@@ -2,12 +2,15 @@
 
 import pytest
 import torch
+from needs import needs_onednn
 from tactic_testing import BACKEND, check_tactic, make_spec
 
 from torch2rt.backends.tactic import Refusal
 from torch2rt.expression import parse_expression
 from torch2rt.layers.pointwise import Pointwise
 from torch2rt.network.dtype import DType
+
+pytestmark = needs_onednn
 
 NAME = "pointwise.onednn.cast"
 

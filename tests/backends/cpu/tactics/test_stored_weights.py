@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tactic_testing import BACKEND, check_tactic, make_spec
+from needs import needs_onednn
+from tactic_testing import BACKEND, check_tactic, make_spec, tactic_named
 
-from torch2rt.backends.cpu.backend import onednn_unavailable
 from torch2rt.backends.cpu.jit import jit_unavailable
 from torch2rt.backends.cpu.jit.compiler import NARROW
 from torch2rt.backends.cpu.stored_weights import plan
@@ -18,7 +18,6 @@ COMPILED = "matmul.jit.stored"
 UNPACKED = ["matmul.onednn.unpacked", "matmul.onednn.unpacked_inner_product"]
 BIASED = "add(mul(i0,i1),i2)"
 needs_jit = pytest.mark.skipif(jit_unavailable() is not None, reason=str(jit_unavailable()))
-needs_onednn = pytest.mark.skipif(onednn_unavailable() is not None, reason="needs oneDNN")
 
 
 def operands(
@@ -150,7 +149,7 @@ def test_refusals(change: dict, reason: str) -> None:
 ])
 def test_tactics_of_floats_do_not_take_them(name: str) -> None:
     spec = make_spec(Matmul(transpose_b=True), operands(4, k=24, n=8), BIASED, [1, 2, 3])
-    assert isinstance(BACKEND.tactics[name].supports(spec), Refusal)
+    assert isinstance(tactic_named(name).supports(spec), Refusal)
 
 
 def test_without_an_openmp_run_time_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tactic_testing import BACKEND, check_tactic, make_spec, to_bytes
+from tactic_testing import check_tactic, make_spec, tactic_named, to_bytes
 
 from torch2rt.backends.spec import Layout, TensorSpec
 from torch2rt.backends.tactic import Refusal
@@ -22,7 +22,7 @@ def numbers(dtype, *shape):
 
 
 def takes(name, kind, inputs):
-    return not isinstance(BACKEND.tactics[name].supports(make_spec(kind, inputs)), Refusal)
+    return not isinstance(tactic_named(name).supports(make_spec(kind, inputs)), Refusal)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
