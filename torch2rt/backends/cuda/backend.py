@@ -92,7 +92,7 @@ class CudaBackend(Backend):
 
     def is_suspect(self, tactic: Tactic) -> bool:
         """Kernels of our own and of users: one that faults ends the context of its process."""
-        return tactic.name.split(".")[1] not in _LIBRARIES
+        return tactic.name.split(".")[1].partition("_")[0] not in _LIBRARIES
 
     def compiler_version(self) -> str:
         """Versions of NVRTC, Triton and cuDNN, and the architecture."""

@@ -13,7 +13,7 @@ from torch2rt.backends.tactic import Refusal
 from torch2rt.layers.matmul import Matmul
 from torch2rt.network.dtype import DType
 
-FAST, EXACT = "matmul.cublaslt_float8.fast0", "matmul.cublaslt_float8.exact0"
+FAST, EXACT = "matmul.cublaslt_float8.fast", "matmul.cublaslt_float8.exact"
 KIND = Matmul(transpose_b=True)
 BIASED = "add(mul(i0,i1),i2)"
 

@@ -1,4 +1,4 @@
-"""Products of float8 by cuBLASLt: one tactic per algorithm of fast sums, and of exact ones."""
+"""Products of float8 by cuBLASLt, by fast sums and by exact ones."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from torch2rt.backends.cuda.tactics.matmul_cublaslt import CublasLtMatmul
 from torch2rt.backends.spec import LayerSpec
 from torch2rt.backends.tactic import Prepared, Refusal, Unprepared, Weights
 
-FAST_COUNT, EXACT_COUNT = 4, 2
-
 
 class CublasLtFloat8(CublasLtMatmul):
-    """One algorithm. Scales, a bias and a residual are the library's; other epilogues are not."""
+    """Scales, a bias and a residual are the library's; other epilogues are not.
 
+    Its heuristics propose one algorithm for each kind of sums (13.1, sm_90).
+    """
+
+    index: ClassVar[int] = 0
     has_fast_sums: ClassVar[bool]
 
     def gemm(self, spec: LayerSpec) -> Gemm | Refusal:
@@ -33,12 +35,15 @@ class CublasLtFloat8(CublasLtMatmul):
         return super().prepare(spec, weights)
 
 
-globals().update({
-    f"CublasLtFloat8{sums}{index}": type(f"CublasLtFloat8{sums}{index}", (CublasLtFloat8,), {
-        "__module__": __name__, "__doc__": f"Algorithm {index} of the heuristics, {sums} sums.",
-        "name": f"matmul.cublaslt_float8.{sums}{index}", "index": index,
-        "has_fast_sums": sums == "fast",
-    })
-    for sums, count in (("fast", FAST_COUNT), ("exact", EXACT_COUNT))
-    for index in range(count)
-})
+class CublasLtFast(CublasLtFloat8):
+    """The one algorithm that the library proposes, sums of which keep 14 bits."""
+
+    name: ClassVar[str] = "matmul.cublaslt_float8.fast"
+    has_fast_sums: ClassVar[bool] = True
+
+
+class CublasLtExact(CublasLtFloat8):
+    """That of sums in float32: hardly slower, now and then faster."""
+
+    name: ClassVar[str] = "matmul.cublaslt_float8.exact"
+    has_fast_sums: ClassVar[bool] = False
