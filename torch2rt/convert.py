@@ -16,6 +16,7 @@ from tqdm import tqdm
 from torch2rt.backends.devices import open_backend
 from torch2rt.backends.reference.executor import bind_symbols
 from torch2rt.build.timing_cache import TimingCache
+from torch2rt.build.workers import WorkerPool
 from torch2rt.capture.export import capture
 from torch2rt.capture.partial import PartialModule
 from torch2rt.config import BuildConfig, Profile, default_timing_cache
@@ -219,11 +220,12 @@ def _convert(
         )
         step("precision")
         symbols = _symbols_of_profiles(lowered.network, config, tensors)
-        build = ModelBuilder(captured, lowered, config, backend, cache, symbols, step)
         judge = judge_of(captured, lowered.network, held, config.budget, tensors)
-        engine = build_in_precision(
-            lowered.network, config, table, log, backend, symbols, tensors, build, judge
-        )
+        with WorkerPool(backend.compile_workers) as workers:
+            build = ModelBuilder(captured, lowered, config, backend, cache, symbols, step, workers)
+            engine = build_in_precision(
+                lowered.network, config, table, log, backend, symbols, tensors, build, judge
+            )
         step("verify")
         if oracle is not None:
             with exact_float32():

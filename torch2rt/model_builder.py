@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from torch2rt.backends.backend import Backend
 from torch2rt.build.builder import build_engine
 from torch2rt.build.timing_cache import TimingCache
+from torch2rt.build.workers import WorkerPool
 from torch2rt.capture.captured import CapturedGraph
 from torch2rt.config import BuildConfig
 from torch2rt.engine.engine import Engine
@@ -36,7 +37,7 @@ class Steps(Protocol):
 class ModelBuilder:
     """Builds networks made from one captured model.
 
-    Engines share the timing cache and the time for tuning.
+    Engines share the timing cache, the time for tuning, and the processes that compile.
     """
 
     captured: CapturedGraph
@@ -46,6 +47,7 @@ class ModelBuilder:
     cache: TimingCache
     symbols: Sequence[Mapping[str, int]]
     step: Steps
+    workers: WorkerPool
     _started: float = field(default_factory=time.monotonic)
 
     def __call__(
@@ -63,7 +65,7 @@ class ModelBuilder:
         return build_engine(
             network, self.symbols, self.backend, self.cache, precision=precision,
             on_progress=self.step.within, on_compiled=self.step.compiled,
-            budget_s=self._left_s(), calls=calls, report=self._report(log),
+            budget_s=self._left_s(), workers=self.workers, calls=calls, report=self._report(log),
             calibration=table.to_json() if table is not None else None,
         )
 

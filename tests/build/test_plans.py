@@ -5,6 +5,7 @@ import math
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from torch2rt.backends.spec import LayerSpec, Layout, LayoutChoice
 from torch2rt.build.builder import build_engine
 from torch2rt.build.on_demand import plan_on_demand
 from torch2rt.build.timing_cache import TimingCache
+from torch2rt.build.workers import WorkerPool
 from torch2rt.engine.engine import Engine
 from torch2rt.engine.plan import Plan
 from torch2rt.layers.concat import Concat
@@ -386,6 +388,31 @@ def test_a_later_build_compiles_nothing_and_its_engine_holds_the_kernels(tmp_pat
         compiled.append(len(list(runs.iterdir())))
         assert len(engine.weights.blobs) == len(engine.plans[0].steps)
     assert compiled[0] == compiled[1] > 0
+
+
+class CountedPool(WorkerPool):
+    runs = closed = 0
+
+    def run(self, *arguments: Any, **named: Any) -> Any:
+        self.runs += 1
+        return super().run(*arguments, **named)
+
+    def close(self) -> None:
+        self.closed += 1
+        super().close()
+
+
+def test_builds_may_share_the_processes_that_compile(tmp_path: Path) -> None:
+    with CountedPool(2) as pool:
+        for name in ("first", "second"):
+            folder, before = tmp_path / name, pool.runs
+            folder.mkdir()
+            build_engine(
+                any_batch(), [{"n": 2}], compiling(folder, 2), TimingCache(), workers=pool
+            )
+            assert list(folder.iterdir())
+            assert pool.runs > before
+        assert pool.closed == 0
 
 
 @pytest.mark.parametrize("workers", [1, 2])

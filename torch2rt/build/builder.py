@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from torch2rt.backends.backend import Backend
@@ -29,27 +30,29 @@ _BLOBS = "blobs"
 def build_engine(
     network: Network, profiles: Sequence[Mapping[str, int]], backend: Backend, cache: TimingCache,
     *, on_progress: Callable[[int], object] | None = None, on_compiled: OnCompiled | None = None,
-    budget_s: float | None = None, **details: Any,
+    budget_s: float | None = None, workers: WorkerPool | None = None, **details: Any,
 ) -> Engine:
     """An engine tuned for these values of the shape symbols.
 
     Nothing is measured after ``budget_s`` seconds: the heaviest layers are tuned first, the rest
-    by estimate, and a later build with the same cache goes on from there. ``details`` go to
-    `Engine`. The timing cache is saved even when a later step fails.
+    by estimate, and a later build with the same cache goes on from there. ``workers`` compile, and
+    may be shared by several builds. ``details`` go to `Engine`. The timing cache is saved even when
+    a later step fails.
     """
     engine = Engine(network, (), backend, **details)
     version = backend.compiler_version()
     folder = cache.path.parent / _BLOBS if cache.path is not None else None
     blobs = BlobCache(folder, version)
     engine.weights.blob_source = blobs.fetch
-    with WorkerPool(backend.compile_workers) as workers:
+    own = WorkerPool(backend.compile_workers) if workers is None else nullcontext(workers)
+    with own as pool:
         measure = Measure(
             backend, cache, engine.weights, on_progress=on_progress, blobs=blobs,
             deadline=math.inf if budget_s is None else time.monotonic() + budget_s,
         )
         if version:
             measure.compile_ahead = CompileAhead(
-                backend, engine.weights, blobs, workers, on_compiled
+                backend, engine.weights, blobs, pool, on_compiled
             )
         try:
             with backend.building():

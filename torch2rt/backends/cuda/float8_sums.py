@@ -39,7 +39,7 @@ def terms_of_one_sign(rows: Array) -> int:
     if terms <= MOST_TERMS_OF_ONE_SIGN:
         return 0
     # Every candidate of a layer asks, several times: an array is known by its place and a sample.
-    sample = zlib.crc32(np.ascontiguousarray(rows[:: max(1, count // _SAMPLED_ROWS)]))
+    sample = zlib.crc32(rows[:: max(1, count // _SAMPLED_ROWS)].tobytes())
     key = (rows.__array_interface__["data"][0], rows.shape, rows.strides, sample)
     if key not in _known:
         if len(_known) >= _MOST_KNOWN:
@@ -55,7 +55,7 @@ def _most_of_one_sign(rows: Array) -> int:
         block = rows[first : first + _ROWS_AT_A_TIME]
         sums, sizes = values[block] @ ones, np.abs(values)[block] @ ones
         most = max(most, float((np.abs(sums) / np.maximum(sizes, 2.0**-9)).max()))
-    return round(terms * most)
+    return int(terms * most)
 
 
 def _values() -> Any:
