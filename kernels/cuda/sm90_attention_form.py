@@ -5,17 +5,21 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from torch2rt.kernels.cuda.sm90_attention_float8 import FLOAT8_REGISTERS
 from torch2rt.network.dtype import DType
 
 FEATURES = 64  # of a query, a key and a value
 TILE_ROWS = 64  # queries of a warpgroup
-ROW_BYTES = 128
-# The most keys of a chunk, of which a thread holds half as many scores and a quarter as many
-# registers of shares, by the warpgroups that multiply.
-MAX_CHUNK = {1: 208, 2: 208, 3: 128}
+ROW_BYTES = 128  # of 16 bits
+# Tiles of queries that a warpgroup holds: one it works on, one it will, one whose result leaves.
+QUERY_BUFFERS = 3
+# The most keys of a chunk by the warpgroups that multiply: of each key a thread holds half a
+# score, twice, and a quarter of a register of shares.
+MAX_CHUNK = {1: 112, 2: 128, 3: 64}
+# A chunk is let go of two steps after the one behind it is asked for.
+MIN_STAGES = 3
 # Registers of a thread that copies and of one that multiplies, by the warpgroups that multiply.
 REGISTERS = {1: (24, 232), 2: (24, 240), 3: (32, 160)}
-_QUERY_BYTES = TILE_ROWS * ROW_BYTES
 _ALIGNMENT = 1024
 _BARRIER_BYTES = 512
 
@@ -26,6 +30,11 @@ class MaskForm:
 
     dtype: DType
     strides: tuple[int, int, int, int]
+
+    @property
+    def is_of_keys(self) -> bool:
+        """Whether all queries of a matrix have the same mask."""
+        return self.strides[2] == 0
 
     @property
     def has_pairs(self) -> bool:
@@ -54,6 +63,34 @@ class AttentionForm:
     tiles: int
     blocks: int
     stages: int
+    # What is stored, and the C++ of it, x being a result.
+    out: DType | None = None
+    epilogue: str = "x"
+
+    @property
+    def is_float8(self) -> bool:
+        """Whether queries, keys and values are float8."""
+        return self.dtype is DType.FLOAT8_E4M3
+
+    @property
+    def half(self) -> DType:
+        """The 16 bits in which values are multiplied."""
+        return DType.FLOAT16 if self.is_float8 else self.dtype
+
+    @property
+    def result(self) -> DType:
+        """The dtype of the result: that of the queries, unless ``out`` says another."""
+        return self.out if self.out is not None else self.dtype
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a query or key."""
+        return FEATURES * self.dtype.itemsize_bytes
+
+    @property
+    def registers(self) -> tuple[int, int]:
+        """Registers of a thread that copies and of one that multiplies."""
+        return (FLOAT8_REGISTERS if self.is_float8 else REGISTERS)[self.groups]
 
     @property
     def chunks(self) -> int:
@@ -62,18 +99,19 @@ class AttentionForm:
 
     @property
     def scores(self) -> int:
-        """Keys of a chunk as the first product sees them, whose size is a multiple of 8."""
-        return 8 * math.ceil(self.keys / 8) if self.chunks == 1 else self.values
+        """Keys of a chunk; the first product takes multiples of 8."""
+        return 8 * math.ceil(self.keys / self.chunks / 8)
 
     @property
     def values(self) -> int:
         """Keys of a chunk as the second product sees them, in steps of 16."""
-        return 16 * math.ceil(self.keys / self.chunks / 16)
+        return 16 * math.ceil(self.scores / 16)
 
     @property
     def stage_bytes(self) -> int:
-        """Keys and values of a chunk."""
-        return (self.scores + self.values) * ROW_BYTES
+        """Keys and values of a chunk, in float8 once more as bytes."""
+        values = self.values * (ROW_BYTES + (self.row_bytes if self.is_float8 else 0))
+        return self.key_room + values
 
     @property
     def splits(self) -> int:
@@ -92,6 +130,7 @@ class AttentionForm:
 
     @property
     def shared_bytes(self) -> int:
-        """Dynamic shared memory of a block: chunks, two tiles of queries per warpgroup."""
-        queries = 2 * self.groups * _QUERY_BYTES
-        return self.stages * self.stage_bytes + queries + _BARRIER_BYTES + _ALIGNMENT
+        """Dynamic shared memory of a block."""
+        queries = QUERY_BUFFERS * self.groups * QUERY_BYTES
+        stage = self.stage_bytes + MASK_BYTES
+        return self.stages * stage + queries + _BARRIER_BYTES + _ALIGNMENT

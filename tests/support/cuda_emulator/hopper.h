@@ -8,8 +8,8 @@
 // What `hopper.encode_tiled` writes in place of the driver.
 struct alignas(64) TensorMap {
     unsigned long long address, strides[4];  // bytes
-    unsigned shape[5], box[5], rank, itemsize;
-    unsigned char rest[128 - 40 - 48];
+    unsigned shape[5], box[5], rank, itemsize, swizzled_bytes;
+    unsigned char rest[128 - 40 - 52];
 };
 
 namespace t2r_emulated {
@@ -18,8 +18,10 @@ const int SPINS = 1 << 20;
 
 // At an address of shared memory.
 inline char* shared_at(unsigned address) { return (char*)dynamic_shared + address; }
-// Rows of 128 bytes, whose 16-byte units are exchanged by the row's number.
-inline unsigned swizzled(unsigned address) { return address ^ (address >> 7 & 7) << 4; }
+// Of rows of 128 or 64 bytes, 16-byte units are exchanged by the number of 128 bytes.
+inline unsigned swizzled(unsigned address, unsigned row_bytes = 128) {
+    return address ^ (address >> 7 & (row_bytes / 16 - 1)) << 4;
+}
 
 struct Barrier {
     unsigned char expected, pending, phase, is_made;
@@ -58,7 +60,9 @@ inline void move_box(const TensorMap& map, unsigned to, const int* first, bool i
             offset += at * (long long)map.strides[axis - 1];
         }
         for (unsigned byte = 0; byte < row_bytes; byte += 16) {
-            char* const local = shared_at(swizzled(to + row * row_bytes + byte));
+            const unsigned at = to + row * row_bytes + byte;
+            char* const local =
+                shared_at(map.swizzled_bytes ? swizzled(at, map.swizzled_bytes) : at);
             char* const global = (char*)map.address + offset + first[0] * map.itemsize + byte;
             const bool is_there = is_inside && first[0] + byte / map.itemsize < map.shape[0];
             if (is_store) { if (is_there) memcpy(global, local, 16); }
@@ -93,26 +97,34 @@ inline void do_copies(unsigned barrier) {
 
 // A descriptor's rows are swizzled, in groups of eight.
 inline unsigned start_of(unsigned long long matrix) { return (unsigned)(matrix & 0x3fff) << 4; }
-inline unsigned group_of(unsigned long long matrix) {
-    if (matrix >> 62 != 1) fail("a matrix that is not swizzled by 128 bytes");
-    return (unsigned)(matrix >> 32 & 0x3fff) << 4;
+inline unsigned row_bytes_of(unsigned long long matrix) {
+    if (matrix >> 62 != 1 && matrix >> 62 != 2)
+        fail("a matrix that is swizzled neither by 128 nor by 64 bytes");
+    return matrix >> 62 == 1 ? 128 : 64;
 }
-template <class T> inline float value_at(unsigned address) {
-    return to_float(*(const T*)shared_at(swizzled(address)));
+inline unsigned group_of(unsigned long long matrix) {
+    const unsigned bytes = (unsigned)(matrix >> 32 & 0x3fff) << 4;
+    if (bytes != 8 * row_bytes_of(matrix)) fail("groups of rows that are not dense");
+    return bytes;
+}
+template <class T> inline float value_at(unsigned address, unsigned row_bytes = 128) {
+    return to_float(*(const T*)shared_at(swizzled(address, row_bytes)));
 }
 // Where element i of a thread's part of a product [64, n] lies.
 inline int row_of(int i) { return current % 128 / 32 * 16 + lane() / 4 + i / 2 % 2 * 8; }
 inline int column_of(int i) { return i / 4 * 8 + lane() % 4 * 2 + i % 2; }
 
-// d (+)= a b^T over 16 terms; rows of both in shared memory.
+// d (+)= a b^T over 32 bytes of terms; rows of both in shared memory.
 template <class T, int N>
 void multiply_rows(float (&d)[N], unsigned long long a, unsigned long long b, int adds) {
     for (int i = 0; i < N; i++) {
         const int row = row_of(i), column = column_of(i);
-        const unsigned left = start_of(a) + row / 8 * group_of(a) + row % 8 * 128;
-        const unsigned right = start_of(b) + column / 8 * group_of(b) + column % 8 * 128;
+        const unsigned bytes = row_bytes_of(a), terms = 32 / sizeof(T), size = sizeof(T);
+        const unsigned left = start_of(a) + row / 8 * group_of(a) + row % 8 * bytes;
+        const unsigned right = start_of(b) + column / 8 * group_of(b) + column % 8 * bytes;
         float sum = adds ? d[i] : 0.0f;
-        for (int k = 0; k < 16; k++) sum += value_at<T>(left + 2 * k) * value_at<T>(right + 2 * k);
+        for (unsigned k = 0; k < terms; k++)
+            sum += value_at<T>(left + size * k, bytes) * value_at<T>(right + size * k, bytes);
         d[i] = sum;
     }
 }
@@ -187,6 +199,14 @@ inline void publish() {}
 inline void put_word(unsigned at, unsigned word) {
     if (at % 4) t2r_emulated::fail("a word at %u", at);
     *(unsigned*)t2r_emulated::shared_at(at) = word;
+}
+inline void put_short(unsigned at, unsigned short value) {
+    if (at % 2) t2r_emulated::fail("16 bits at %u", at);
+    *(unsigned short*)t2r_emulated::shared_at(at) = value;
+}
+inline void take_floats(float (&values)[2], unsigned at) {
+    if (at % 8) t2r_emulated::fail("two floats at %u", at);
+    memcpy(values, t2r_emulated::shared_at(at), 8);
 }
 #define named_sync(name, threads) t2r_emulated::barrier(name, threads, __LINE__)
 inline void sums_begin() { __syncwarp(); }

@@ -8,8 +8,10 @@ from typing import ClassVar
 
 from torch2rt.backends.cuda.constants import operand
 from torch2rt.backends.cuda.cpp.kernel import cpp_kernel
+from torch2rt.backends.cuda.cpp.print_cpp import missing_op, print_cpp
 from torch2rt.backends.cuda.device import current_device
 from torch2rt.backends.cuda.launch import Argument, Encoded, KernelPrepared, Launch, Out
+from torch2rt.backends.cuda.rounding import unsaturated
 from torch2rt.backends.cuda.tactics.attention_triton import (
     Heads,
     attention_kind,
@@ -22,6 +24,7 @@ from torch2rt.backends.tactic import Prepared, Refusal, Tactic, Unprepared, Weig
 from torch2rt.kernels.cuda.sm90_attention import NAME, attention_source
 from torch2rt.kernels.cuda.sm90_attention_form import (
     FEATURES,
+    MIN_STAGES,
     TILE_ROWS,
     AttentionForm,
     MaskForm,
@@ -29,8 +32,8 @@ from torch2rt.kernels.cuda.sm90_attention_form import (
 from torch2rt.network.dtype import DType
 
 # CUtensorMapDataType and CUtensorMapSwizzle of the driver.
-_ELEMENTS = {DType.FLOAT16: 6, DType.BFLOAT16: 9}
-_SWIZZLE_128B = 3
+_ELEMENTS = {DType.FLOAT16: 6, DType.BFLOAT16: 9, DType.FLOAT8_E4M3: 0}
+_NOT_SWIZZLED, _SWIZZLE_64B, _SWIZZLE_128B = 0, 2, 3
 _MASKS = (DType.BOOL, DType.FLOAT16, DType.BFLOAT16, DType.FLOAT32)
 _MOST_STAGES = 8
 # What is kept of a multiprocessor's shared memory per block, beside the block's own.
@@ -50,7 +53,7 @@ class WgmmaAttention(Tactic):
         return not isinstance(find_operands(spec), Refusal)
 
     def supports(self, spec: LayerSpec) -> Refusal | None:
-        """16 bits, 64 features, operands that can be mapped."""
+        """16 bits or float8, 64 features, operands that can be mapped."""
         if current_device().capability != (9, 0):
             return Refusal("wgmma needs sm_90")
         heads = find_operands(spec)
@@ -59,7 +62,7 @@ class WgmmaAttention(Tactic):
         if not self.is_whole and self.groups > 1 and heads.rows <= TILE_ROWS * self.groups:
             return Refusal("whole matrices are no larger")
         form = self._form(spec, heads)
-        if self.is_whole and form.stages < form.chunks:
+        if form.stages < max(MIN_STAGES, form.chunks if self.is_whole else 0):
             return Refusal("keys and values that do not fit shared memory")
         return None
 
@@ -74,7 +77,8 @@ class WgmmaAttention(Tactic):
             mask = MaskForm(spec.inputs[3].dtype, (far, mid, row, key))
         form = AttentionForm(
             spec.inputs[0].dtype, heads.batch[:2], heads.rows, heads.keys, kind.scale,
-            kind.is_causal, mask, self.groups, tiles, blocks, 1,
+            kind.is_causal, mask, self.groups, tiles, blocks, 1, spec.outputs[0].dtype,
+            _epilogue(spec),
         )
         room = (device.shared_bytes + _RESERVED_BYTES) // blocks - _RESERVED_BYTES
         stages = 1
@@ -97,21 +101,33 @@ class WgmmaAttention(Tactic):
         return KernelPrepared([launch])
 
 
+def _epilogue(spec: LayerSpec) -> str:
+    """C++ of what follows a result x; storing cuts float8 to its range by itself."""
+    if spec.epilogue is None:
+        return "x"
+    expression, out = spec.epilogue, spec.outputs[0].dtype
+    if out is DType.FLOAT8_E4M3:
+        expression = unsaturated(expression)
+    return print_cpp(expression, ["x"], [DType.FLOAT32], out)
+
+
 def find_operands(spec: LayerSpec) -> Heads | Refusal:
     """What the kernel is told of a layer, if it takes it."""
     heads = find_heads(spec)
     if isinstance(heads, Refusal):
         return heads
     dtype, kind = spec.inputs[0].dtype, attention_kind(spec)
-    if dtype not in _ELEMENTS or spec.epilogue is not None:
-        return Refusal(f"operands of {dtype.value}, or an epilogue")
+    if dtype not in _ELEMENTS or spec.outputs[0].dtype not in _ELEMENTS:
+        return Refusal(f"operands of {dtype.value} to {spec.outputs[0].dtype.value}")
+    if spec.epilogue is not None and missing_op(spec.epilogue) is not None:
+        return Refusal(f"an epilogue with {missing_op(spec.epilogue)}")
     if kind.has_mask and spec.inputs[3].dtype not in _MASKS:
         return Refusal(f"a mask of {spec.inputs[3].dtype.value}")
     if (heads.e, heads.d) != (FEATURES, FEATURES):
         return Refusal(f"{heads.e} and {heads.d} features, not {FEATURES}")
     if not (kind.scale > 0 and math.isfinite(kind.scale)):
         return Refusal(f"a scale of {kind.scale}")
-    if any(stride * dtype.itemsize_bytes % 16 for stride in heads.y):
+    if any(stride * spec.outputs[0].dtype.itemsize_bytes % 16 for stride in heads.y):
         return Refusal("rows of the result that are not at multiples of 16 bytes")
     return map_refusal(spec, heads) or heads
 
@@ -121,20 +137,29 @@ def _arguments(
 ) -> list[Argument]:
     """Maps of q, k, v and y by what one copy moves, then the mask."""
 
-    def mapped(place: Argument, rows: int, strides: tuple[int, ...], box_rows: int) -> Encoded:
+    def mapped(
+        place: Argument, rows: int, strides: tuple[int, ...], box_rows: int,
+        dtype: DType = form.dtype, is_swizzled: bool = True,
+    ) -> Encoded:
         far, mid, _, row = strides
+        swizzle = _SWIZZLE_128B if dtype.itemsize_bytes == 2 else _SWIZZLE_64B
         # An axis of size 1 has any stride but 0.
         outer = tuple(stride or FEATURES for stride in (far, mid, row))
         assert not isinstance(place, Encoded)
         return encoded_map(
             Matrix(place, (*heads.batch[:2], rows, FEATURES), (*outer, 1)),  # type: ignore[arg-type]
-            Box(_ELEMENTS[form.dtype], 2, _SWIZZLE_128B, (1, 1, box_rows, FEATURES)),
+            Box(
+                _ELEMENTS[dtype], dtype.itemsize_bytes, swizzle if is_swizzled else _NOT_SWIZZLED,
+                (1, 1, box_rows, FEATURES),
+            ),
         )
 
     q, k, v = (operand(spec, weights, i) for i in range(3))
     arguments: list[Argument] = [
         mapped(q, heads.rows, heads.q, TILE_ROWS), mapped(k, heads.keys, heads.k, form.scores),
-        mapped(v, heads.keys, heads.v, form.values), mapped(Out(0), heads.rows, heads.y, TILE_ROWS),
+        # Bytes of values are read by threads.
+        mapped(v, heads.keys, heads.v, form.values, is_swizzled=not form.is_float8),
+        mapped(Out(0), heads.rows, heads.y, TILE_ROWS, form.result),
     ]
     if form.mask is not None:
         arguments.append(operand(spec, weights, 3))
