@@ -43,3 +43,19 @@ def test_a_block_of_branches_is_right_and_its_second_build_times_nothing(tmp_pat
     plans = [engine.engine.plans[0] for engine in engines]
     assert all(plan.untuned == 0 for plan in plans)
     assert [s.tactic for s in plans[0].steps] == [s.tactic for s in plans[1].steps]
+
+
+def test_close_rivals_race_in_the_plan_once(tmp_path) -> None:
+    layers = [m for _ in range(8) for m in (nn.Linear(2048, 2048), nn.GELU())]
+    model = nn.Sequential(*layers).half().eval().cuda()
+    x = torch.randn(16384, 2048, device="cuda", dtype=torch.float16)
+    path = tmp_path / "times.jsonl"
+    plans, texts = [], []
+    for _ in range(2):
+        rt = torch2rt.convert(model, x, timing_cache=path, progress=False)
+        plans.append(rt.engine.plans[0])
+        texts.append(path.read_text())
+    assert sum(step.time_us for step in plans[0].steps) > 500  # else nothing races
+    assert [s.tactic for s in plans[0].steps] == [s.tactic for s in plans[1].steps]
+    assert texts[0] == texts[1]
+    assert texts[0].count('"tactic": "plan"') % 2 == 0

@@ -150,7 +150,10 @@ def strided(buffer: Buffer) -> np.ndarray:
 
 @dataclass
 class FakeBackend(Backend):
-    """Times are those of ``times_us`` by tactic name (a number, or a function of the spec)."""
+    """Times are those of ``times_us`` by tactic name (a number, or a function of the spec).
+
+    Runs of plans take ``run_us`` of their steps' tactics, else ``plan_times_us`` of their streams.
+    """
 
     own: Sequence[Tactic] = ()
     views: Sequence[str] = VIEWS
@@ -158,6 +161,8 @@ class FakeBackend(Backend):
     max_streams: int = 1
     checks_candidates: bool = False
     plan_times_us: dict[int, float] = field(default_factory=dict)
+    run_us: Callable[[list[str]], float] | None = None
+    runs: list[list[str]] = field(default_factory=list)
     seed: int = 0
     version: str = ""
     compile_workers: int = 1
@@ -211,9 +216,12 @@ class FakeBackend(Backend):
 
     @property
     def times_runs(self) -> bool:  # type: ignore[override]
-        return bool(self.plan_times_us)
+        return bool(self.plan_times_us) or self.run_us is not None
 
     def time_run_us(self, run: Any) -> float:
+        self.runs.append(run.tactics)
+        if self.run_us is not None:
+            return self.run_us(run.tactics)
         return self.plan_times_us.get(run.stream_count, math.inf)
 
     def upload_bytes(self, address: int, data: np.ndarray) -> None:
@@ -233,6 +241,9 @@ class FakeBackend(Backend):
                 self.runner(calls_per_step[step])()
 
         run.stream_count = max(streams, default=0) + 1  # type: ignore[attr-defined]
+        run.tactics = [  # type: ignore[attr-defined]
+            calls[0][0].__self__.tactic.name for calls in calls_per_step
+        ]
         return run
 
 

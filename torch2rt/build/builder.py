@@ -13,6 +13,7 @@ from torch2rt.backends.backend import Backend
 from torch2rt.build.blob_cache import BlobCache
 from torch2rt.build.compile_ahead import CompileAhead, OnCompiled
 from torch2rt.build.engine_time import plan_time_us
+from torch2rt.build.in_place import InPlace
 from torch2rt.build.measure import Measure
 from torch2rt.build.planner import make_plans
 from torch2rt.build.timing_cache import TimingCache
@@ -54,13 +55,14 @@ def build_engine(
             measure.compile_ahead = CompileAhead(
                 backend, engine.weights, blobs, pool, on_compiled
             )
+        in_place = InPlace(network, backend, measure, blobs)
         try:
             with backend.building():
                 for symbols in profiles:
                     plans = make_plans(
                         network, symbols, measure,
                         lambda option: engine.prepare(option.tactic.name, option.spec),
-                        backend.max_streams,
+                        backend.max_streams, in_place.settled if backend.times_runs else None,
                     )
                     engine.add_plan(_fastest(plans, engine))
         finally:

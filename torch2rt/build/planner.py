@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
 import numpy as np
 
@@ -24,6 +25,8 @@ from torch2rt.network.network import Network
 from torch2rt.network.tensor import Tensor
 
 Prepare = Callable[[Option], Prepared]
+# Changes a choice that a planner has made.
+Settle: TypeAlias = "Callable[[Planner, list[Option]], list[Option]]"
 
 
 def make_plan(
@@ -38,13 +41,16 @@ def make_plan(
 
 def make_plans(
     network: Network, symbols: Mapping[str, int], measure: Measure, prepare: Prepare,
-    max_streams: int = 1,
+    max_streams: int = 1, settle: Settle | None = None,
 ) -> list[Plan]:
     """The same, and plans on several streams where that promises to be faster."""
-    planner = _Planner(network, dict(symbols), measure, prepare)
+    planner = Planner(network, dict(symbols), measure, prepare)
     planner.collect()
     while True:
-        placement = planner.place(planner.actions(planner.choose()))
+        chosen = planner.choose()
+        if settle is not None:
+            chosen = settle(planner, chosen)
+        placement = planner.place(planner.actions(chosen))
         if placement is not None:
             break
     return [planner.finish(placement, found) for found in (None, *placement.schedules(max_streams))]
@@ -86,7 +92,9 @@ class _Placement:
 
 
 @dataclass
-class _Planner:
+class Planner:
+    """Plans of a network at one shape: options of its layers, then a choice, then storage."""
+
     network: Network
     symbols: dict[str, int]
     measure: Measure
@@ -161,6 +169,11 @@ class _Planner:
             ]
             for a in self.options[producer]
         ])
+
+    def plan_of(self, chosen: list[Option]) -> Plan | None:
+        """The plan of a choice, one step after the other; None if it cannot be had."""
+        placement = self.place(self.actions(chosen))
+        return None if placement is None else self.finish(placement, None)
 
     # ---- actions --------------------------------------------------------------------------
 

@@ -1,39 +1,81 @@
-"""Times a whole plan, for choices that concern more than one layer."""
+"""Times whole plans, for choices that concern more than one layer."""
 
 from __future__ import annotations
 
+import statistics
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from torch2rt.engine.context import Context, Executable
+from torch2rt.network.dtype import DType
+
+# Times that each of several plans is measured, in turns.
+_TURNS = 3
+# Numbers that inputs repeat.
+_PERIOD = 1 << 16
 
 
 def time_plan_us(executable: Executable) -> float | None:
-    """Time of a run in microseconds, on zeros, which are indices and masks too.
+    """Time of a run in microseconds, on inputs as `_example` makes them.
 
     None where the backend does not time plans as a whole.
     """
-    backend = executable.backend
-    if not backend.times_runs:
+    if not executable.backend.times_runs:
         return None
+    context, _blocks = _bound(executable)
+    return executable.backend.time_run_us(context.run)
+
+
+def race_plans_us(executables: Sequence[Executable]) -> list[float]:
+    """Times of runs in microseconds, measured in turns, on a backend that times plans."""
+    contexts = [_bound(executable) for executable in executables]
+    times: list[list[float]] = [[] for _ in executables]
+    for _ in range(_TURNS):
+        for executable, (context, _), samples in zip(executables, contexts, times, strict=True):
+            samples.append(executable.backend.time_run_us(context.run))
+    return [statistics.median(samples) for samples in times]
+
+
+def _bound(executable: Executable) -> tuple[Context, list[Any]]:
+    """A context with memory for its inputs and outputs, which goes with the list."""
+    backend = executable.backend
     context = Context(executable)
     blocks: list[Any] = []
-    for (place, name), size_bytes in _binding_bytes(executable).items():
+    for (place, name), (size_bytes, dtype) in _bindings(executable).items():
         blocks.append(backend.allocate(size_bytes))
         address = backend.address(blocks[-1])
-        backend.upload_bytes(address, np.zeros(size_bytes, np.uint8))
+        backend.upload_bytes(address, _example(size_bytes, dtype))
         context.mover(place, name)(address)
-    return backend.time_run_us(context.run)
+    return context, blocks
 
 
-def _binding_bytes(executable: Executable) -> dict[tuple[str, str], int]:
-    """Bytes of every input and output of the plan."""
-    sizes: dict[tuple[str, str], int] = {}
+def _bindings(executable: Executable) -> dict[tuple[str, str], tuple[int, DType]]:
+    """Bytes and dtype of every input and output of the plan."""
+    found: dict[tuple[str, str], tuple[int, DType]] = {}
     for tensor in executable.plan.tensors:
         storage = tensor.storage
         if storage.place in ("input", "output"):
             key = (storage.place, storage.name)
             end = storage.offset_bytes + tensor.spec.extent_bytes
-            sizes[key] = max(sizes.get(key, 0), end)
-    return sizes
+            size_bytes, dtype = found.get(key, (0, tensor.spec.dtype))
+            found[key] = max(size_bytes, end), dtype
+    return found
+
+
+def _example(size_bytes: int, dtype: DType) -> Any:
+    """Normal random numbers where these are floats of 2 or 4 bytes: a GPU's clock depends on bits.
+
+    Else zeros, which are indices and masks too.
+    """
+    if dtype not in (DType.FLOAT32, DType.FLOAT16, DType.BFLOAT16):
+        return np.zeros(size_bytes, np.uint8)
+    numbers = np.random.default_rng(0).standard_normal(_PERIOD).astype(np.float32)
+    if dtype is DType.FLOAT16:
+        some = numbers.astype(np.float16).view(np.uint8)
+    elif dtype is DType.BFLOAT16:
+        some = (numbers.view(np.uint32) >> 16).astype(np.uint16).view(np.uint8)
+    else:
+        some = numbers.view(np.uint8)
+    return np.resize(some, size_bytes)
