@@ -168,6 +168,15 @@ def test_the_report_says_what_each_layer_got_and_why():
     assert {row["why"] for row in rows} == {"it is faster"}
 
 
+@pytest.mark.parametrize(("float_us", "count"), [(85.0, 3), (89.5, 2)])
+def test_a_mix_that_promises_nothing_is_not_built(float_us, count):
+    """c alone is faster in float, by more or by less than a hundredth of all."""
+    made = variants_of(Chain, times(10, 10, 90), times(90, 90, float_us), other_us=0.01)
+    best = fastest_variant(made)
+    assert len(best.engine.report["choice"]["points"]) == count
+    assert best.tried.layers == set("ab" if count == 3 else "abc")
+
+
 def test_whole_runs_decide_where_they_are_timed():
     """The steps say that 8 bits are faster; the device says that all take alike, so they stay."""
     made = variants_of(Chain, times(90, 90, 90), times(10, 10, 10), plan_us={1: 50.0})

@@ -1,9 +1,9 @@
 """Which layers get 8 bits, by time: those that are faster so, conversions between them counted.
 
 Two engines are built, one with 8 bits wherever they can be and one with none. The times of their
-layers give the mix that should be fastest; it is built too, and what it shows of layers whose
-neighbours have another precision may give another mix. The fastest engine is kept, so a network
-in 8 bits is never slower than one in float.
+layers give the mix that should be fastest; if that promises something it is built too, and what it
+shows of layers whose neighbours have another precision may give another mix. The fastest engine is
+kept, so a network in 8 bits is never slower than one in float.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 # So many mixes are built at most.
 _MIXES = 2
+# A mix that promises less, as a part of an engine's time, would not be surely faster.
+_LEAST_GAIN = 0.01
 _NEIGHBOURS = "its neighbours have it, and a conversion costs more"
 WHOLE = "the engine as a whole is faster so"
 _FLOAT_BYTES = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2}
@@ -67,7 +69,11 @@ def fastest_variant(variants: Variants) -> Variant:
         tried.append(made.tried)
         times.observe(made.tried.steps, made.tried.layers)
         best = made if made.tried.is_faster_than(best.tried) else best
-        mix = Mix(times.fastest(), beside)
+        fastest = times.fastest()
+        mix = Mix(fastest, beside)
+        gain_us = times.predicted_us(best.tried.layers) - times.predicted_us(fastest)
+        if gain_us < _LEAST_GAIN * best.tried.time_us:
+            break
     best.engine.report["choice"] = {
         "points": [point_of(known, best.tried) for known in tried],
         "layers": [row.to_json() for row in choices(variants, times, best.tried)],

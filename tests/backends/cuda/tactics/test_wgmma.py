@@ -9,7 +9,7 @@ from cuda_emulator import EmulatedDevice
 from cuda_testing import check_cuda_tactic, cuda_spec, real_gpu
 from tactic_testing import DictWeights
 
-from torch2rt.backends.backend import find_tactic
+from torch2rt.backends.backend import find_tactic, find_tactics
 from torch2rt.backends.cuda.cpp import sm90_products
 from torch2rt.backends.cuda.device import preparing_for
 from torch2rt.backends.cuda.nvrtc import compile_cubin
@@ -342,3 +342,22 @@ def test_other_gpus_are_refused() -> None:
         refusal = tactic.supports(spec)
     assert isinstance(refusal, Refusal)
     assert refusal.reason == "wgmma needs sm_90"
+
+
+@pytest.mark.parametrize(("rows", "capability", "dtype", "count"), [
+    (4096, (9, 0), torch.float16, 2), (4096, (8, 0), torch.float16, 5),
+    (128, (9, 0), torch.float16, 6), (4096, (9, 0), torch.float8_e4m3fn, 2),
+])
+def test_few_tiles_of_triton_are_compiled_beside_it(
+    rows: int, capability: tuple[int, int], dtype: torch.dtype, count: int
+) -> None:
+    inputs = [torch.zeros(rows, 768).to(dtype), torch.zeros(1024, 768).to(dtype)]
+    spec = cuda_spec(Matmul(transpose_b=True), inputs, "mul(i0,0.5)", [1], DType.FLOAT16)
+    device = EmulatedDevice()
+    device.capability = capability
+    with preparing_for(device):
+        taken = [
+            name for name, tactic in find_tactics(cuda_testing.TACTICS).items()
+            if name.startswith("matmul.triton.") and tactic.supports(spec) is None
+        ]
+    assert len(taken) == count
