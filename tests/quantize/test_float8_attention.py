@@ -18,6 +18,7 @@ from torch2rt.backends.reference.executor import run_network
 from torch2rt.network.dtype import DType
 from torch2rt.network.layer import Layer
 from torch2rt.network.network import Network
+from torch2rt.network.text import text
 from torch2rt.passes.base import run_passes
 from torch2rt.passes.lower_precision import LowerPrecision
 from torch2rt.passes.pipeline import optimize
@@ -308,6 +309,16 @@ def test_patterns_and_report(device: Pretended, tmp_path: Path) -> None:
         projected = nn.functional.linear(x, inner.in_proj_weight, inner.in_proj_bias)
     assert row["threshold"] == pytest.approx(float(projected.abs().max()), rel=1e-4)
     assert row["sqnr_db"] > 20
+
+
+def test_a_saved_table_gives_the_same_network(device: Pretended, tmp_path: Path) -> None:
+    model, x = made(Separate), example()
+    rt = convert(model, x, tmp_path)
+    rt.calibration_table.save(tmp_path / "table.json")
+    again = convert(model, x, tmp_path, calibration=tmp_path / "table.json")
+    assert dtypes_of(again.engine.network) == [FLOAT8]
+    assert text(again.engine.network) == text(rt.engine.network)
+    torch.testing.assert_close(again(x), rt(x), rtol=0, atol=0)
 
 
 def test_the_file_keeps_it(device: Pretended, tmp_path: Path) -> None:
