@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ import numpy as np
 from torch2rt.engine.context import Context, Executable
 from torch2rt.network.dtype import DType
 
-# Times that each of several plans is measured, in turns.
+# Times that each of two plans is measured, in turns.
 _TURNS = 3
 # Numbers that inputs repeat.
 _PERIOD = 1 << 16
@@ -28,14 +27,21 @@ def time_plan_us(executable: Executable) -> float | None:
     return executable.backend.time_run_us(context.run)
 
 
-def race_plans_us(executables: Sequence[Executable]) -> list[float]:
-    """Times of runs in microseconds, measured in turns, on a backend that times plans."""
-    contexts = [_bound(executable) for executable in executables]
-    times: list[list[float]] = [[] for _ in executables]
-    for _ in range(_TURNS):
-        for executable, (context, _), samples in zip(executables, contexts, times, strict=True):
-            samples.append(executable.backend.time_run_us(context.run))
-    return [statistics.median(samples) for samples in times]
+def race_plans_us(challenger: Executable, holder: Executable) -> tuple[float, float]:
+    """Times of a run of both in microseconds, measured in turns, on a backend that times plans.
+
+    The race is over as soon as the challenger is behind.
+    """
+    time_us = holder.backend.time_run_us
+    (first, _blocks), (second, _others) = _bound(challenger), _bound(holder)
+    times: tuple[list[float], list[float]] = ([], [])
+    while len(times[0]) < _TURNS:
+        times[0].append(time_us(first.run))
+        times[1].append(time_us(second.run))
+        medians = statistics.median(times[0]), statistics.median(times[1])
+        if medians[0] > medians[1]:
+            break
+    return medians
 
 
 def _bound(executable: Executable) -> tuple[Context, list[Any]]:
