@@ -32,16 +32,21 @@ from torch2rt.kernels.cuda.sm90_async import SM90_ASYNC
 from torch2rt.kernels.cuda.sm90_attention_float8 import (
     CONVERT,
     CONVERTING_WARPS,
+    CONVERTS,
     PUT_BYTES,
     PUT_SHORT,
     multiply_bytes,
 )
 from torch2rt.kernels.cuda.sm90_attention_form import (
     FEATURES,
+    MASK_BYTES,
+    QUERY_BUFFERS,
     ROW_BYTES,
     TILE_ROWS,
     AttentionForm,
 )
+from torch2rt.kernels.cuda.sm90_attention_softmax import SOFTMAX
+from torch2rt.kernels.cuda.sm90_attention_walk import WALK
 from torch2rt.network.dtype import DType
 
 NAME = "t2r_attention"
@@ -60,8 +65,11 @@ def attention_source(form: AttentionForm) -> str:
         "STAGES": form.stages, "FEATURES": FEATURES, "ROW_BYTES": ROW_BYTES,
         "QUERY_BYTES": TILE_ROWS * form.row_bytes, "KEY_BYTES": form.scores * form.row_bytes,
         "QUERY_ROOM": form.query_room, "KEY_ROOM": form.key_room, "STAGE_BYTES": form.stage_bytes,
+        "ARRIVING": form.key_room + (form.values * ROW_BYTES if form.is_float8 else 0),
+        "ARRIVING_BYTES": form.values * form.row_bytes,
         "VALUE_BYTES": form.values * ROW_BYTES, "IS_CAUSAL": int(form.is_causal),
         "KEY_ROW_BYTES": form.row_bytes, "IS_FLOAT8": int(form.is_float8),
+        "CAN_PASS": int(form.can_pass), "QUERY_BUFFERS": QUERY_BUFFERS, "MASK_BYTES": MASK_BYTES,
         "VALUE_ARRIVALS": CONVERTING_WARPS if form.is_float8 else 1,
         "HAS_MASK": int(mask is not None),
         "IS_OF_KEYS": int(mask is not None and mask.is_of_keys), "FEW": few, "MANY": many,
@@ -79,12 +87,12 @@ def attention_source(form: AttentionForm) -> str:
         f"T2R_DEVICE float finished(float x) {{ return {form.epilogue}; }}",
     ]
     kernel = _KERNEL.replace("@BLOCKS", str(form.blocks)).replace("@THREADS", str(form.threads))
-    kernel = kernel.replace("@CONVERT", _CONVERTS if form.is_float8 else "")
+    kernel = kernel.replace("@CONVERT", CONVERTS if form.is_float8 else "")
     parameter = ",\n    const Mask* mask" if mask is not None else ""
     put = PUT_BYTES if form.result is DType.FLOAT8_E4M3 else _PUT
     return "\n".join([
         PRELUDE, *lines, "#ifndef T2R_EMULATED", SM90_ASYNC, _COPIES, PUT_SHORT, "#endif",
-        _products(half, form.scores, form.is_float8), _SOFTMAX, put, _ATTEND,
+        _products(half, form.scores, form.is_float8), SOFTMAX, WALK, put, _ATTEND,
         CONVERT if form.is_float8 else "", kernel
         .replace("@PARAMETER", parameter)
         .replace("@MASK", "mask" if mask is not None else "(const Mask*)0"),
@@ -182,228 +190,10 @@ T2R_DEVICE float power_of_two(float x) {
 }
 """
 
-_SOFTMAX = r"""
-#define HIDDEN (-t2r_infinity())
-// What scores are multiplied by after the mask: a mask that is added needs them scaled before.
-constexpr float UNIT = HAS_MASK && (IS_OF_KEYS || !HIDES) ? 1.0f : SCALE;
-
-T2R_DEVICE bool is_shown(u8 value) { return value != 0; }
-template <class T> T2R_DEVICE bool is_shown(T value) { return true; }
-// What a value of the mask adds to a score in base 2.
-T2R_DEVICE float in_base_2(Mask value) {
-    if (HIDES) return is_shown(value) ? 0.0f : HIDDEN;
-    const float x = to_float(value), scaled = x * LOG2E;
-    // The lowest float hides a key, but not where it hides all.
-    return scaled == HIDDEN && x != HIDDEN ? -3.402823466e38f : scaled;
-}
-T2R_DEVICE float masked(float score, Mask value) {
-    if (HIDES) return is_shown(value) ? score : HIDDEN;
-    return score * SCALE + in_base_2(value);
-}
-// Scores of a thread: rows ``row`` and 8 further, of each eight keys from ``key`` on two.
-T2R_DEVICE void apply_mask(float (&scores)[SCORES / 2], const Mask* mask, int row, int key) {
-#pragma unroll
-    for (int part = 0; part < 2; part++) {
-        const int at = row + 8 * part;
-        const Mask* const line = mask + (i64)(at < ROWS ? at : 0) * MASK_ROW;
-#pragma unroll
-        for (int j = 0; j < SCORES / 8; j++) {
-            const int column = key + 8 * j;
-            float* const pair = scores + 4 * j + 2 * part;
-            Mask values[2];
-            if (HAS_PAIRS) {
-                const auto loaded = load_if<Mask, 2>(column < KEYS, line + column);
-                memcpy(values, loaded.raw, sizeof(values));
-            } else {
-                for (int i = 0; i < 2; i++)
-                    values[i] = column + i < KEYS ? line[(column + i) * MASK_KEY] : Mask();
-            }
-            pair[0] = masked(pair[0], values[0]);
-            pair[1] = masked(pair[1], values[1]);
-        }
-    }
-}
-// The same of a mask that all rows share, as `spread_mask` leaves it; keys beyond the last too.
-T2R_DEVICE void apply_key_mask(float (&scores)[SCORES / 2], u32 mask, int column) {
-#pragma unroll
-    for (int j = 0; j < SCORES / 8; j++) {
-        float values[2];
-        take_floats(values, mask + (8 * j + column) * 4);
-#pragma unroll
-        for (int i = 0; i < 4; i++)
-            scores[4 * j + i] = scores[4 * j + i] * SCALE + values[i % 2];
-    }
-}
-// Scores that do not count: of keys beyond the last, which lie in the last chunk, and of later keys
-// than the query.
-T2R_DEVICE void hide(float (&scores)[SCORES / 2], int row, int chunk, int column) {
-    constexpr int LAST = KEYS - (CHUNKS - 1) * SCORES;
-    if (LAST < SCORES && !IS_OF_KEYS && chunk == CHUNKS - 1) {
-#pragma unroll
-        for (int i = 0; i < SCORES / 2; i++) {
-            const int key = i / 4 * 8 + i % 2;
-            if (key + 8 > LAST && key + column >= LAST) scores[i] = HIDDEN;
-        }
-    }
-    const int key = chunk * SCORES;
-    if (IS_CAUSAL && key + SCORES > row - row % 64) {
-        const int end = row + 1 - key - column;
-#pragma unroll
-        for (int i = 0; i < SCORES / 2; i++)
-            if (i / 4 * 8 + i % 2 >= end + i / 2 % 2 * 8) scores[i] = HIDDEN;
-    }
-}
-T2R_DEVICE float over_row(float x, bool is_sum) {
-#pragma unroll
-    for (int step = 1; step < 4; step *= 2) {
-        const float other = __shfl_xor_sync(0xffffffffu, x, step);
-        x = is_sum ? x + other : fmaxf(x, other);
-    }
-    return x;
-}
-T2R_DEVICE float largest_of(const float (&scores)[SCORES / 2], int part) {
-    float found[2] = {HIDDEN, HIDDEN};  // two at a time: each waits for the one before
-#pragma unroll
-    for (int j = 0; j < SCORES / 8; j++)
-#pragma unroll
-        for (int i = 0; i < 2; i++) found[i] = fmaxf(found[i], scores[4 * j + 2 * part + i]);
-    return over_row(fmaxf(found[0], found[1]), false);
-}
-"""
-
-_WALK = r"""
-// Tiles of a block, counted through all its items.
-struct Tile { int item, row, mid, far; };
-T2R_DEVICE Tile tile_of(int count) {
-    const int item = blockIdx.x + count / TILES * gridDim.x, matrix = item / SPLITS;
-    return {item, (item % SPLITS * TILES + count % TILES) * 64, matrix % MID, matrix / MID};
-}
-// This warpgroup's next tile that has rows.
-T2R_DEVICE Tile next_tile(int& count) {
-    Tile tile;
-    do {
-        count += GROUPS;
-        tile = tile_of(count);
-    } while (tile.row >= ROWS && tile.item < ITEMS);
-    return tile;
-}
-// Chunks that queries before ``end`` see.
-T2R_DEVICE int chunks_before(int end) {
-    return IS_CAUSAL ? min(CHUNKS, ((end < ROWS ? end : ROWS) + SCORES - 1) / SCORES) : CHUNKS;
-}
-T2R_DEVICE int chunks_of(int item) { return chunks_before((item % SPLITS + 1) * TILES * 64); }
-
-struct Ring { u32 base, masks, keys_full, values_full, empty; };
-struct Slot { int stage, parity; };
-T2R_DEVICE void advance(Slot& slot) {
-    if (++slot.stage == STAGES) { slot.stage = 0; slot.parity ^= 1; }
-}
-T2R_DEVICE u32 keys_at(const Ring& ring, Slot slot) {
-    return ring.base + slot.stage * (KEY_BYTES + VALUE_BYTES);
-}
-T2R_DEVICE void let_go(const Ring& ring, int stage) {
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) barrier_arrive(ring.empty + 8 * stage);
-}
-
-// A step of a warpgroup: a chunk of a tile. Between the step before and this one, ``passed`` chunks
-// from ``passed_from`` on are of no use.
-struct Step {
-    Tile tile;
-    int count, chunk, chunks, buffer, parity, passed;
-    Slot first, slot, passed_from;
-    bool is_last;  // no later tile of this warpgroup has these keys
-};
-T2R_DEVICE void settle(Step& step) {
-    int count = step.count;
-    step.is_last = next_tile(count).item != step.tile.item;
-    step.chunks = chunks_before(step.tile.row + 64);
-}
-T2R_DEVICE Step first_step(int group) {
-    Step step;
-    step.count = group - GROUPS;
-    step.tile = next_tile(step.count);
-    step.chunk = step.buffer = step.parity = step.passed = 0;
-    step.slot = step.passed_from = {0, 0};
-    for (int item = blockIdx.x; item < ITEMS && item < step.tile.item; item += gridDim.x)
-        step.passed += chunks_of(item);
-    for (int i = 0; i < step.passed; i++) advance(step.slot);
-    step.first = step.slot;
-    settle(step);
-    return step;
-}
-T2R_DEVICE Step after(const Step& step) {
-    Step next = step;
-    next.passed = 0;
-    advance(next.slot);
-    if (++next.chunk < step.chunks) return next;
-    next.tile = next_tile(next.count);
-    next.chunk = 0;
-    if (++next.buffer == QUERY_BUFFERS) { next.buffer = 0; next.parity ^= 1; }
-    if (step.is_last) {
-        const int item = step.tile.item;
-        next.passed_from = next.slot;
-        next.passed = chunks_of(item) - step.chunks;
-        for (int i = item + gridDim.x; i < ITEMS && i < next.tile.item; i += gridDim.x)
-            next.passed += chunks_of(i);
-        for (int i = 0; i < next.passed; i++) advance(next.slot);
-        next.first = next.slot;
-    } else {
-        next.slot = step.first;
-    }
-    settle(next);
-    return next;
-}
-// Nobody may let go of a chunk before it is there.
-T2R_DEVICE void pass_by(const Ring& ring, const Step& step) {
-    Slot slot = step.passed_from;
-    for (int i = 0; i < step.passed; i++, advance(slot)) {
-        barrier_wait(ring.keys_full + 8 * slot.stage, slot.parity);
-        barrier_wait(ring.values_full + 8 * slot.stage, slot.parity);
-        let_go(ring, slot.stage);
-    }
-}
-
-// One thread: keys and values of all items, chunk by chunk.
-T2R_DEVICE void fill(const Ring& ring, const TensorMap* k_map, const TensorMap* v_map) {
-    Slot slot = {0, 1};
-    for (int item = blockIdx.x; item < ITEMS; item += gridDim.x) {
-        const int matrix = item / SPLITS, mid = matrix % MID, far = matrix / MID;
-        const int chunks = chunks_of(item);
-        for (int chunk = 0; chunk < chunks; chunk++, advance(slot)) {
-            const u32 at = keys_at(ring, slot), keys = ring.keys_full + 8 * slot.stage;
-            const u32 values = ring.values_full + 8 * slot.stage;
-            barrier_wait(ring.empty + 8 * slot.stage, slot.parity);
-            barrier_expect(keys, KEY_BYTES);
-            load_matrix(at, k_map, keys, chunk * SCORES, mid, far);
-            barrier_expect(values, VALUE_BYTES);
-            load_matrix(at + KEY_BYTES, v_map, values, chunk * SCORES, mid, far);
-        }
-    }
-}
-// A warp: the masks of the same chunks, where all queries of a matrix share theirs.
-T2R_DEVICE void spread_mask(const Ring& ring, const Mask* mask) {
-    Slot slot = {0, 1};
-    for (int item = blockIdx.x; item < ITEMS; item += gridDim.x) {
-        const int matrix = item / SPLITS, mid = matrix % MID, far = matrix / MID;
-        const Mask* const line = mask + mid * MASK_MID + far * MASK_FAR;
-        const int chunks = chunks_of(item);
-        for (int chunk = 0; chunk < chunks; chunk++, advance(slot)) {
-            float values[(SCORES + 31) / 32];
-#pragma unroll
-            for (int i = 0; i < (SCORES + 31) / 32; i++) {
-                const int key = chunk * SCORES + threadIdx.x % 32 + 32 * i;
-                values[i] = key < KEYS ? in_base_2(line[key * MASK_KEY]) : HIDDEN;
-            }
-            barrier_wait(ring.empty + 8 * slot.stage, slot.parity);
-            const u32 at = ring.masks + slot.stage * MASK_BYTES + threadIdx.x % 32 * 4;
-#pragma unroll
-            for (int i = 0; i < (SCORES + 31) / 32; i++)
-                put_word(at + 128 * i, __float_as_uint(values[i]));
-            __syncwarp();
-            if (threadIdx.x % 32 == 0) barrier_arrive(ring.keys_full + 8 * slot.stage);
-        }
-    }
+# Two neighbours of a row of the result, of which a lane has those at 2 * (lane % 4) of each eight.
+_PUT = r"""
+T2R_DEVICE void put_pair(u32 staging, int row, int eight, int pair, float low, float high) {
+    put_word(staging + row * 128 + ((eight ^ (row & 7)) << 4) + pair * 4, pack2<Out>(low, high));
 }
 """
 
@@ -417,13 +207,19 @@ T2R_DEVICE void start(State& state) {
     }
 }
 
+// Where swizzled rows of queries or keys lie.
+T2R_DEVICE u64 describe_keys(u32 address) {
+    return (u64)((address & 0x3ffff) >> 4) | ((u64)1 << 16) | ((u64)(8 * KEY_ROW_BYTES >> 4) << 32)
+         | ((u64)(KEY_ROW_BYTES == 128 ? 1 : 2) << 62);
+}
 // Begin the scores of a step.
 T2R_DEVICE void begin_scores(float (&scores)[SCORES / 2], u32 queries, u32 keys) {
     hold(scores);
     sums_begin();
 #pragma unroll
-    for (int piece = 0; piece < 4; piece++)
-        multiply_keys(scores, describe(queries) + 2 * piece, describe(keys) + 2 * piece, piece);
+    for (int piece = 0; piece < KEY_ROW_BYTES / 32; piece++)
+        multiply_keys(scores, describe_keys(queries) + 2 * piece, describe_keys(keys) + 2 * piece,
+                      piece);
     sums_commit();
 }
 
@@ -473,8 +269,8 @@ T2R_DEVICE void finish(
 #pragma unroll
         for (int j = 0; j < FEATURES / 8; j++) {
             const int at = 4 * j + 2 * part;
-            put_word(staging + (row + 8 * part) * ROW_BYTES + ((j ^ (row & 7)) << 4) + lane % 4 * 4,
-                     pack2<Half>(state.sums[at] * inverse, state.sums[at + 1] * inverse));
+            put_pair(staging, row + 8 * part, j, lane % 4, finished(state.sums[at] * inverse),
+                     finished(state.sums[at + 1] * inverse));
         }
     }
     publish();
@@ -496,108 +292,107 @@ struct Worker {
 T2R_DEVICE void load_queries(const Worker& worker, int buffer, const Tile& tile) {
     const u32 full = worker.queries_full + 8 * buffer;
     barrier_expect(full, QUERY_BYTES);
-    load_matrix(worker.queries + buffer * QUERY_BYTES, worker.q_map, full, tile.row, tile.mid,
+    load_matrix(worker.queries + buffer * QUERY_ROOM, worker.q_map, full, tile.row, tile.mid,
                 tile.far);
 }
-T2R_DEVICE void wait_for_scores(const Worker& worker, const Step& step) {
-    if (step.chunk == 0) barrier_wait(worker.queries_full + 8 * step.buffer, step.parity);
+T2R_DEVICE void wait_for_scores(const Worker& worker, const Step& step, bool is_first) {
+    if (is_first) barrier_wait(worker.queries_full + 8 * step.buffer, step.parity);
     barrier_wait(worker.ring.keys_full + 8 * step.slot.stage, step.slot.parity);
 }
 
+// The chunk of a step: whether its scores are the even or the odd ones tells, if there are two.
+constexpr bool IS_KNOWN = CHUNKS == 1 || (CHUNKS == 2 && !IS_CAUSAL);
+template <int WHICH> T2R_DEVICE int chunk_of(const Step& step) {
+    return IS_KNOWN ? CHUNKS * WHICH / 2 : step.chunk;
+}
+
 // A step, whose scores are there; meanwhile those of the next one are made.
-T2R_DEVICE Step take_step(
+template <int WHICH> T2R_DEVICE void take_step(
     const Worker& worker, State& state, float (&scores)[SCORES / 2], float (&others)[SCORES / 2],
-    const Step& step
+    Step& now
 ) {
     const Ring& ring = worker.ring;
+    const Step step = now;
     const int thread = threadIdx.x % 128, lane = thread % 32, column = lane % 4 * 2;
-    const int row = step.tile.row + thread / 32 * 16 + lane / 4;
-    const Step next = after(step);
-    const bool goes_on = next.tile.item < ITEMS;
+    const int row = step.tile.row + thread / 32 * 16 + lane / 4, chunk = chunk_of<WHICH>(step);
+    const bool ends = chunk + 1 == step.chunks();
+    if (ends) {
+        now = next_after(step);
+    } else {
+        now.chunk++;
+        now.passed = 0;
+        advance(now.slot);
+    }
     // Chunks that are passed by lie before the next one: it comes when this one has been let go.
-    const bool is_ahead = goes_on && next.passed == 0;
-    if (is_ahead) wait_for_scores(worker, next);
-    begin_scores(others, worker.queries + (is_ahead ? next : step).buffer * QUERY_BYTES,
-                 keys_at(ring, is_ahead ? next.slot : step.slot));
+    const bool goes_on = now.tile.item < ITEMS, is_ahead = goes_on && (!CAN_PASS || !now.passed);
+    if (is_ahead) wait_for_scores(worker, now, ends);
+    begin_scores(others, worker.queries + (is_ahead ? now : step).buffer * QUERY_ROOM,
+                 keys_at(ring, is_ahead ? now.slot : step.slot));
 
-    if (step.chunk == 0) start(state);
+    if (chunk == 0) start(state);
     if (HAS_MASK && IS_OF_KEYS)
         apply_key_mask(scores, ring.masks + step.slot.stage * MASK_BYTES, column);
     else if (HAS_MASK)
         apply_mask(scores, worker.mask + step.tile.mid * MASK_MID + step.tile.far * MASK_FAR, row,
-                   step.chunk * SCORES + column);
-    hide(scores, row, step.chunk, column);
-    float shift[2], shrink[2];
+                   chunk * SCORES + column);
+    hide(scores, row, chunk, column);
+    float shift[2];
 #pragma unroll
     for (int part = 0; part < 2; part++) {
         const float higher = fmaxf(state.highest[part], largest_of(scores, part));
         shift[part] = higher == HIDDEN ? 0.0f : higher * UNIT;
-        shrink[part] = power_of_two(state.highest[part] * UNIT - shift[part]);
+        if (CHUNKS > 1 && !(IS_KNOWN && chunk == 0)) {
+            const float shrink = power_of_two(state.highest[part] * UNIT - shift[part]);
+            state.total[part] *= shrink;
+#pragma unroll
+            for (int i = 0; i < FEATURES / 4; i++)
+                state.sums[i / 2 * 4 + i % 2 + 2 * part] *= shrink;
+        }
         state.highest[part] = higher;
     }
-    sums_wait<1>();
     hold(state.sums);
-    if (CHUNKS > 1) {
-        if (step.chunk > 0 && step.is_last)
-            let_go(ring, step.slot.stage > 0 ? step.slot.stage - 1 : STAGES - 1);
-        for (int part = 0; part < 2; part++) state.total[part] *= shrink[part];
-#pragma unroll
-        for (int i = 0; i < FEATURES / 2; i++) state.sums[i] *= shrink[i / 2 % 2];
-    }
     barrier_wait(ring.values_full + 8 * step.slot.stage, step.slot.parity);
-    take_values(state, scores, describe(keys_at(ring, step.slot) + KEY_BYTES), shift,
-                step.chunk > 0);
-    if (step.chunk == 0 && thread == 0) {
-        int count = step.count;
-        next_tile(count);
-        const Tile second = next_tile(count);
-        if (second.item < ITEMS) {
-            stores_have_read();
-            load_queries(worker, step.buffer > 0 ? step.buffer - 1 : QUERY_BUFFERS - 1, second);
-        }
-    }
-    if (step.chunk + 1 < step.chunks) {
-        sums_wait<1>();
-        hold(others);
-        return next;
+    take_values(state, scores, describe(keys_at(ring, step.slot) + KEY_ROOM), shift, chunk > 0);
+    if (chunk == 0 && thread == 0 && step.third.item < ITEMS) {
+        stores_have_read();
+        load_queries(worker, step.buffer > 0 ? step.buffer - 1 : QUERY_BUFFERS - 1, step.third);
     }
     sums_wait<0>();
     hold(others);
     hold(state.sums);
-    if (step.is_last) let_go(ring, step.slot.stage);
-    finish(state, worker.y_map, worker.queries + step.buffer * QUERY_BYTES, 1 + worker.group,
+    if (step.is_last()) let_go(ring, step.slot.stage);
+    if (!ends) return;
+    finish(state, worker.y_map, worker.queries + step.buffer * QUERY_ROOM, 1 + worker.group,
            step.tile);
-    pass_by(ring, next);
+    if (!CAN_PASS) return;
+    pass_by(ring, now);
     if (goes_on && !is_ahead) {
-        wait_for_scores(worker, next);
-        begin_scores(others, worker.queries + next.buffer * QUERY_BYTES, keys_at(ring, next.slot));
+        wait_for_scores(worker, now, true);
+        begin_scores(others, worker.queries + now.buffer * QUERY_ROOM, keys_at(ring, now.slot));
         sums_wait<0>();
         hold(others);
     }
-    return next;
 }
 
 T2R_DEVICE void attend(const Worker& worker) {
     Step step = first_step(worker.group);
     if (threadIdx.x % 128 == 0) {
-        int count = step.count;
-        const Tile second = next_tile(count);
         if (step.tile.item < ITEMS) load_queries(worker, 0, step.tile);
-        if (second.item < ITEMS) load_queries(worker, 1, second);
+        if (step.second.item < ITEMS) load_queries(worker, 1, step.second);
     }
     __syncwarp();
     pass_by(worker.ring, step);
     if (step.tile.item >= ITEMS) return;
     float even[SCORES / 2], odd[SCORES / 2];
     State state;
-    wait_for_scores(worker, step);
+    wait_for_scores(worker, step, true);
     begin_scores(even, worker.queries, keys_at(worker.ring, step.slot));
     sums_wait<0>();
     hold(even);
     while (true) {
-        step = take_step(worker, state, even, odd, step);
+        take_step<0>(worker, state, even, odd, step);
         if (step.tile.item >= ITEMS) break;
-        step = take_step(worker, state, odd, even, step);
+        take_step<1>(worker, state, odd, even, step);
         if (step.tile.item >= ITEMS) break;
     }
     if (threadIdx.x % 128 == 0) stores_are_done();
@@ -611,15 +406,17 @@ extern "C" __global__ void __launch_bounds__(@THREADS, @BLOCKS) t2r_attention(
 ) {
     extern __shared__ u8 raw[];
     const u32 base = (shared_address(raw) + 1023) & ~1023u;
-    const u32 queries = base + STAGES * (KEY_BYTES + VALUE_BYTES);
-    const u32 masks = queries + QUERY_BUFFERS * GROUPS * QUERY_BYTES;
-    const u32 full = masks + STAGES * MASK_BYTES, queries_full = full + 24 * STAGES;
-    const Ring ring = {base, masks, full, full + 8 * STAGES, full + 16 * STAGES};
+    const u32 queries = base + STAGES * STAGE_BYTES;
+    const u32 masks = queries + QUERY_BUFFERS * GROUPS * QUERY_ROOM;
+    const u32 full = masks + STAGES * MASK_BYTES, queries_full = full + 32 * STAGES;
+    const Ring ring = {base, masks, full, full + 8 * STAGES, full + 16 * STAGES,
+                       full + 24 * STAGES};
     const int group = threadIdx.x / 128;
     if (threadIdx.x == 0) {
         for (int i = 0; i < STAGES; i++) {
             barrier_init(ring.keys_full + 8 * i, HAS_MASK && IS_OF_KEYS ? 2 : 1);
-            barrier_init(ring.values_full + 8 * i, 1);
+            barrier_init(ring.values_full + 8 * i, VALUE_ARRIVALS);
+            barrier_init(ring.bytes_full + 8 * i, 1);
             barrier_init(ring.empty + 8 * i, 4 * GROUPS);  // warps
         }
         for (int i = 0; i < QUERY_BUFFERS * GROUPS; i++) barrier_init(queries_full + 8 * i, 1);
@@ -629,12 +426,12 @@ extern "C" __global__ void __launch_bounds__(@THREADS, @BLOCKS) t2r_attention(
     t2r_wait();
     if (group == 0) {
         registers_down_to<FEW>();
-        if (threadIdx.x == 0) fill(ring, &k_map, &v_map);
-        if (HAS_MASK && IS_OF_KEYS && threadIdx.x / 32 == 1) spread_mask(ring, @MASK);
-    } else {
+        if (threadIdx.x < 32) fill(ring, &k_map, &v_map, @MASK);
+@CONVERT    } else {
         registers_up_to<MANY>();
-        const int mine = group - 1;
-        attend({ring, queries + mine * (QUERY_BUFFERS * QUERY_BYTES),
+        // The compiler sees that all lanes have the same number, and so take the same branches.
+        const int mine = __shfl_sync(0xffffffffu, group - 1, 0);
+        attend({ring, queries + mine * (QUERY_BUFFERS * QUERY_ROOM),
                 queries_full + mine * (QUERY_BUFFERS * 8), mine, &q_map, &y_map, @MASK});
     }
 }

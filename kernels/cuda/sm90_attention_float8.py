@@ -39,7 +39,7 @@ T2R_DEVICE void convert(const Ring& ring, u8* shared) {
             u8* const halves = shared + ring.base + slot.stage * STAGE_BYTES + KEY_ROOM;
             barrier_wait(ring.bytes_full + 8 * slot.stage, slot.parity);
 #pragma unroll 1  // for want of registers
-            for (int unit = threadIdx.x - 32; unit < CHUNK * 4; unit += 96) {
+            for (int unit = threadIdx.x - 32; unit < VALUES * 4; unit += 96) {
                 const Unit bytes = ((const Unit*)(halves + VALUE_BYTES))[unit];
                 const int row = unit / 4;
 #pragma unroll
@@ -60,6 +60,10 @@ T2R_DEVICE void convert(const Ring& ring, u8* shared) {
         }
     }
 }
+"""
+
+# How the kernel calls it.
+CONVERTS = """        else convert(ring, raw - shared_address(raw));
 """
 
 # Two neighbours of a row of the result, of which a lane has those at 2 * (lane % 4) of each eight.

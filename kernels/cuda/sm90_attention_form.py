@@ -11,16 +11,17 @@ from torch2rt.network.dtype import DType
 FEATURES = 64  # of a query, a key and a value
 TILE_ROWS = 64  # queries of a warpgroup
 ROW_BYTES = 128  # of 16 bits
+_BOX_ALIGNMENT = 1024  # where swizzled rows start
 # Tiles of queries that a warpgroup holds: one it works on, one it will, one whose result leaves.
 QUERY_BUFFERS = 3
 # The most keys of a chunk by the warpgroups that multiply: of each key a thread holds half a
 # score, twice, and a quarter of a register of shares.
-MAX_CHUNK = {1: 112, 2: 128, 3: 64}
-# A chunk is let go of two steps after the one behind it is asked for.
-MIN_STAGES = 3
+MAX_CHUNK = {1: 112, 2: 128, 3: 72}
+# The scores of a chunk are begun before the one in front of it is let go of.
+MIN_STAGES = 2
 # Registers of a thread that copies and of one that multiplies, by the warpgroups that multiply.
 REGISTERS = {1: (24, 232), 2: (24, 240), 3: (32, 160)}
-_ALIGNMENT = 1024
+MASK_BYTES = 512  # of a chunk, in floats
 _BARRIER_BYTES = 512
 
 
@@ -108,10 +109,20 @@ class AttentionForm:
         return 16 * math.ceil(self.scores / 16)
 
     @property
+    def key_room(self) -> int:
+        """Bytes from the keys of a chunk to its values."""
+        return _rounded(self.scores * self.row_bytes)
+
+    @property
+    def query_room(self) -> int:
+        """Bytes of a tile of queries, and later of its result."""
+        return TILE_ROWS * max(self.row_bytes, FEATURES * self.result.itemsize_bytes)
+
+    @property
     def stage_bytes(self) -> int:
         """Keys and values of a chunk, in float8 once more as bytes."""
         values = self.values * (ROW_BYTES + (self.row_bytes if self.is_float8 else 0))
-        return self.key_room + values
+        return self.key_room + _rounded(values)
 
     @property
     def splits(self) -> int:
@@ -124,6 +135,12 @@ class AttentionForm:
         return math.prod(self.batch) * self.splits
 
     @property
+    def can_pass(self) -> bool:
+        """Whether a warpgroup may have no use of a chunk: later keys, or too few tiles."""
+        last = math.ceil(self.rows / TILE_ROWS) - (self.splits - 1) * self.tiles
+        return self.is_causal or last < self.groups
+
+    @property
     def threads(self) -> int:
         """Threads of a block."""
         return 128 * (1 + self.groups)
@@ -131,6 +148,11 @@ class AttentionForm:
     @property
     def shared_bytes(self) -> int:
         """Dynamic shared memory of a block."""
-        queries = QUERY_BUFFERS * self.groups * QUERY_BYTES
+        queries = QUERY_BUFFERS * self.groups * self.query_room
         stage = self.stage_bytes + MASK_BYTES
-        return self.stages * stage + queries + _BARRIER_BYTES + _ALIGNMENT
+        return self.stages * stage + queries + _BARRIER_BYTES + _BOX_ALIGNMENT
+
+
+def _rounded(size_bytes: int) -> int:
+    """Up to where the next swizzled rows can start."""
+    return math.ceil(size_bytes / _BOX_ALIGNMENT) * _BOX_ALIGNMENT
