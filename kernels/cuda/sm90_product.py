@@ -9,7 +9,9 @@ A block has three warpgroups. One thread of the first feeds a ring of stages thr
 The other two take tiles of 128 x BN in turn ("ping-pong"): while one multiplies (wgmma, both
 operands from shared memory), the other applies the epilogue to its registers, stages the result and
 stores it through a tensor map. An operand of the epilogue that lies as y does is fetched to where
-the result is staged, before the tile's sums. Two blocks form a cluster: they share the columns (or
+the result is staged, before the tile's sums. Of one with a value per column, threads load theirs
+before the sums and put them into shared memory after: read from the L2 in the epilogue, column by
+column, they took longer than the rest of it. Two blocks form a cluster: they share the columns (or
 the rows) of a pair of tiles, and each fetches half of what they share for both, which the L2 could
 not feed otherwise.
 
@@ -20,15 +22,13 @@ Architectures: sm_90a alone. Source: PTX ISA, wgmma, mbarrier, cp.async.bulk.ten
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch2rt.kernels.cuda.prelude import PRELUDE, c_type
 from torch2rt.kernels.cuda.sm90_async import SM90_ASYNC, multiply_functions
+from torch2rt.kernels.cuda.sm90_product_epilogue import PLACES, with_operands
 from torch2rt.kernels.cuda.sm90_product_form import (
     AHEAD,
     BLOCK_M,
     REGISTERS,
-    Operand,
     ProductForm,
     Taps,
 )
@@ -50,7 +50,9 @@ def product_source(form: ProductForm) -> str:
         "BK": form.block_k,
         "STAGING_BYTES": form.staging_bytes, "STORE_COLUMNS": form.store_columns,
         "STORE_ROW_BYTES": form.store_row_bytes, "HALF_BYTES": form.half_bytes,
-        "HAS_STAGED": int(form.has_staged), **_tap_constants(form.taps),
+        "HAS_STAGED": int(form.has_staged), "COLUMN_OPERANDS": form.column_operands,
+        "COLUMN_BYTES": form.column_bytes, "COLUMNS_OFFSET": form.columns_offset,
+        **_tap_constants(form.taps),
     }
     lines = [f"constexpr int {name} = {value};" for name, value in constants.items()]
     half = "bf16" if form.out_dtype is DType.BFLOAT16 else "f16"
@@ -59,7 +61,7 @@ def product_source(form: ProductForm) -> str:
         f"typedef {half} Half;",
     ]
     return "\n".join([
-        PRELUDE, *lines, *types, SM90_ASYNC, _PLACES,
+        PRELUDE, *lines, *types, SM90_ASYNC, PLACES,
         multiply_functions("multiply", c_type(form.dtype), form.block_n), _epilogue(form),
         _kernel(form),
     ])
@@ -91,111 +93,11 @@ def _kernel(form: ProductForm) -> str:
     """The kernel, with its registers and the operands of the epilogue written out."""
     few, many = REGISTERS[form.blocks]
     numbers = {"BLOCKS": form.blocks, "FEW": few, "MANY": many}
-    kernel = _with_operands(form.operands)
+    kernel: str = with_operands(_KERNEL, form.operands)
     for key, number in numbers.items():
         kernel = kernel.replace(f"@{key}@", str(number))
     return kernel
 
-
-def _with_operands(operands: Sequence[Operand]) -> str:
-    parts: dict[str, list[str]] = {
-        key: [] for key in (
-            "PARAMETERS", "ARGUMENTS", "SCALARS", "ARRAYS", "COLUMNS", "READS", "FETCHES", "PASSED"
-        )
-    }
-    values: list[list[str]] = [[], []]
-    for index, operand in enumerate(operands, 1):
-        name, suffix = f"e{index}", {"scalar": "", "column": "[j]"}
-        if operand.kind == "staged":
-            parts["PARAMETERS"].append(f",\n    const __grid_constant__ TensorMap {name}")
-            parts["FETCHES"].append(f"fetch({name}, own_staging, fetched, place);")
-            parts["ARRAYS"].append(f"float {name}_v[AHEAD][2][2];")
-            parts["READS"].append(
-                f"take_pair<Result>({name}_v[j][part], place_in_store(corner, first + j, part));"
-            )
-        else:
-            parts["PARAMETERS"].append(f",\n    const {c_type(operand.dtype)}* {name}")
-            parts["PASSED"].append(f",\n    const {c_type(operand.dtype)}* {name}")
-            parts["ARGUMENTS"].append(f", {name}")
-        if operand.kind == "scalar":
-            parts["SCALARS"].append(f"const float {name}_v = to_float(*{name});")
-        elif operand.kind == "column":
-            parts["ARRAYS"].append(f"float {name}_v[AHEAD][2];")
-            parts["COLUMNS"].append(f"read_pair({name}_v[j], {name}, 0, column, 0, 1, n);")
-        elif operand.kind == "matrix":
-            parts["PARAMETERS"].append(f", int {name}_pitch")
-            parts["PASSED"].append(f", int {name}_pitch")
-            parts["ARGUMENTS"].append(f", {name}_pitch")
-            parts["ARRAYS"].append(f"float {name}_v[AHEAD][2][2];")
-            parts["READS"].append(
-                f"read_pair({name}_v[j][part], {name}, row, column, {name}_pitch, m, n);"
-            )
-        for side, chosen in enumerate(values):
-            which = "" if operand.kind == "scalar" else f"[{side}]"
-            chosen.append(f", {name}_v{suffix.get(operand.kind, '[j][part]')}{which}")
-    parts |= {"REST0": values[0], "REST1": values[1]}
-    kernel = _KERNEL
-    for key, texts in parts.items():
-        kernel = kernel.replace(f"@{key}@", " ".join(texts))
-    return kernel
-
-
-_PLACES = r"""
-// Two neighbours of a row as floats; zeros outside the matrix.
-template <class T> T2R_DEVICE void read_pair(
-    float (&v)[2], const T* from, int row, int column, int pitch, int m, int n
-) {
-    const T* at = from + (i64)row * pitch + column;
-    if (IS_EVEN) {
-        load_floats<T, 2>(v, at);
-    } else if (HAS_PAIRS) {
-        to_floats<T, 2>(v, load_if<T, 2>(row < m && column < n, at));
-    } else {
-        v[0] = row < m && column < n ? to_float(at[0]) : 0.0f;
-        v[1] = row < m && column + 1 < n ? to_float(at[1]) : 0.0f;
-    }
-}
-
-// Two neighbours of a row of the result, where the store's map expects them. Loads of what the
-// epilogue reads do not pass it: more of them at once than AHEAD says would not fit the registers.
-T2R_DEVICE void put(u32 at, float low, float high) {
-    if (sizeof(Result) == 1) {
-        const u16 pair = pack2_f8(low, high);
-        asm volatile("st.shared.b16 [%0], %1;" :: "r"(at), "h"(pair) : "memory");
-        return;
-    }
-    const u32 word = pack2<Half>(low, high);
-    asm volatile("st.shared.b32 [%0], %1;" :: "r"(at), "r"(word) : "memory");
-}
-T2R_DEVICE void put(u32 at, i8 low, i8 high) {
-    const u16 word = (u16)(u8)low | (u16)((u16)(u8)high << 8);
-    asm volatile("st.shared.b16 [%0], %1;" :: "r"(at), "h"(word) : "memory");
-}
-template <class T> T2R_DEVICE void take_pair(float (&v)[2], u32 at) {
-    if (sizeof(T) == 1) {
-        u16 word;
-        asm volatile("ld.shared.u16 %0, [%1];" : "=h"(word) : "r"(at) : "memory");
-        v[0] = to_float((i8)(word & 255));
-        v[1] = to_float((i8)(word >> 8));
-    } else {
-        u32 word;
-        asm volatile("ld.shared.b32 %0, [%1];" : "=r"(word) : "r"(at) : "memory");
-        unpack2<Half>(v[0], v[1], word);
-    }
-}
-// Chunks of 16 bytes of a row are swizzled by the row's number, as the store's map expects.
-T2R_DEVICE u32 corner_in_store(u32 staging, int row, int column) {
-    const int twist = STORE_ROW_BYTES == 128 ? row & 7 : (row >> 1) & 3;
-    return (staging + row * STORE_ROW_BYTES + column * (int)sizeof(Result)) ^ (twist << 4);
-}
-// Of eight columns further right, ``j`` times, and eight rows further down, ``part`` times.
-T2R_DEVICE u32 place_in_store(u32 corner, int j, int part) {
-    const int byte = 8 * (int)sizeof(Result) * j;
-    const int box = byte / STORE_ROW_BYTES, inside = byte % STORE_ROW_BYTES;
-    return (corner ^ (inside & ~15)) + (inside & 15) + box * 64 * STORE_ROW_BYTES
-         + part * 8 * STORE_ROW_BYTES;
-}
-"""
 
 _KERNEL = r"""
 // Tiles of a cluster in order: their first row and column for this block.
@@ -243,8 +145,8 @@ T2R_DEVICE void load_rows(u32 to, const TensorMap* map, u32 barrier, int step, R
 
 // Half a tile of the result: the epilogue, the staging, the store. Rows of a warp lie 16 by 16.
 T2R_DEVICE void finish(
-    Sum (&d)[BN / 2], const TensorMap& y_map, u32 staging, int name, int thread, int row0,
-    int column0, int m, int n@PASSED@
+    Sum (&d)[BN / 2], const TensorMap& y_map, u32 staging, u32 columns, int name, int thread,
+    int row0, int column0, int m, int n@PASSED@
 ) {
     if (!HAS_STAGED) {
         if (thread == 0) stores_have_read();
@@ -332,6 +234,7 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(384, @BLO
         asm volatile("setmaxnreg.inc.sync.aligned.u32 @MANY@;");
         const int mine = group - 1, lane = thread % 32, warp = thread / 32;
         const u32 own_staging = staging + mine * STAGING_BYTES, fetched = fetches + 8 * mine;
+        const u32 own_columns = full + COLUMNS_OFFSET + mine * COLUMN_BYTES;
         const int ORDER = 1, STORE = 3;
         // The first group multiplies first; who waits for its turn is let in by the other.
         if (mine == 1) named_arrive(ORDER, 256);
@@ -341,6 +244,8 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(384, @BLO
             if (turn != mine) continue;
             const Place place = place_of(index, m, n, rank);
             if (thread == 0) { @FETCHES@ }
+            float loaded[COLUMN_OPERANDS + 1][OWN_COLUMNS];
+            @LOADS@
             Sum upper[BN / 2], lower[BN / 2];
             named_sync(ORDER + mine, 256);
             int stage = done % STAGES, parity = done / STAGES & 1;
@@ -373,14 +278,20 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(384, @BLO
             hold(lower);
             if (lane < 2) barrier_arrive(empty + 8 * last, lane);
 
+            if (COLUMN_OPERANDS > 0) {
+#pragma unroll
+                for (int i = 0; i < COLUMN_OPERANDS; i++)
+                    put_columns(own_columns, i, loaded[i], thread);
+                named_sync(STORE + mine, 128);
+            }
             if (HAS_STAGED) {
                 barrier_wait(fetched, fetch_parity);
                 fetch_parity ^= 1;
             }
-            finish(upper, y_map, own_staging, STORE + mine, thread, place.row, place.column,
-                   m, n@ARGUMENTS@);
-            finish(lower, y_map, own_staging + (HAS_STAGED ? HALF_BYTES : 0), STORE + mine, thread,
-                   place.row + 64, place.column, m, n@ARGUMENTS@);
+            finish(upper, y_map, own_staging, own_columns, STORE + mine, thread, place.row,
+                   place.column, m, n@ARGUMENTS@);
+            finish(lower, y_map, own_staging + (HAS_STAGED ? HALF_BYTES : 0), own_columns,
+                   STORE + mine, thread, place.row + 64, place.column, m, n@ARGUMENTS@);
         }
         if (thread == 0) stores_are_done();
     }

@@ -70,6 +70,21 @@ class ProductForm:
         return any(operand.kind == "staged" for operand in self.operands)
 
     @property
+    def column_operands(self) -> int:
+        """Operands of the epilogue with one value per column, which go through shared memory."""
+        return sum(operand.kind == "column" for operand in self.operands)
+
+    @property
+    def column_bytes(self) -> int:
+        """Of their floats, for one warpgroup."""
+        return 4 * self.column_operands * self.block_n
+
+    @property
+    def columns_offset(self) -> int:
+        """Where those lie: bytes behind the barriers' first."""
+        return _BARRIER_BYTES
+
+    @property
     def blocks(self) -> int:
         """Blocks that a multiprocessor runs at a time."""
         return BLOCKS[self.block_n]
@@ -109,4 +124,5 @@ class ProductForm:
     def shared_bytes(self) -> int:
         """Dynamic shared memory of a block."""
         stage = (BLOCK_M + self.block_n) * self.row_bytes
-        return self.stages * stage + 2 * self.staging_bytes + _BARRIER_BYTES + _ALIGNMENT
+        beside = 2 * (self.staging_bytes + self.column_bytes)
+        return self.stages * stage + beside + _BARRIER_BYTES + _ALIGNMENT
