@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from torch2rt.backends.tactic import Prepared, Tactic, Unprepared, Weights
+from torch2rt.backends.tactic import Prepared, QuickJob, Tactic, Unprepared, Weights
 from torch2rt.build.blob_cache import BlobCache
 from torch2rt.build.compile_ahead import CompileAhead
 from torch2rt.build.workers import WorkerPool
@@ -41,6 +41,10 @@ class Work:
         return self.text.encode() + b" by %d" % os.getpid()
 
 
+class QuickWork(Work, QuickJob):
+    """What is not worth another process."""
+
+
 class Source(Weights):
     def array(self, name):
         raise KeyError(name)
@@ -55,8 +59,10 @@ class Needs(Tactic):
     name = "some.tactic.name"
     kinds = ("*",)
 
-    def __init__(self, folder: Path, *texts: str, looks: bool = False) -> None:
-        self.folder, self.texts, self.looks = folder, texts, looks
+    def __init__(
+        self, folder: Path, *texts: str, looks: bool = False, work: type[Work] = Work
+    ) -> None:
+        self.folder, self.texts, self.looks, self.work = folder, texts, looks, work
 
     def supports(self, spec):
         return None
@@ -66,7 +72,7 @@ class Needs(Tactic):
         if self.looks:
             assert packed.address == 1
         for text in self.texts:
-            weights.blob(text, Work(text, self.folder))
+            weights.blob(text, self.work(text, self.folder))
         return SimpleNamespace(spec=Prepared)
 
 
@@ -102,6 +108,28 @@ def test_every_blob_is_made_once_before_it_is_needed(ahead, folder):
     assert sorted(told) == [(1, 2), (2, 2), (3, 4), (4, 4)]
     ahead.run((tactic, None) for tactic in tactics)
     assert len(list(folder.iterdir())) == 4
+
+
+def test_quick_jobs_stay_in_this_process(folder):
+    here = str(os.getpid())
+    with WorkerPool(2) as workers:
+        ahead = CompileAhead(BACKEND, Source(), BlobCache(), workers)
+        ahead.run([
+            (Needs(folder, "a", work=QuickWork), None), (Needs(folder, "b"), None),
+            (Needs(folder, "refuse", "c", work=QuickWork), None),
+        ])
+        assert ahead.blobs.get("a").decode().endswith(here)
+        assert not ahead.blobs.get("b").decode().endswith(here)
+        with pytest.raises(Unprepared, match="it will not"):
+            ahead.blobs.fetch("refuse", Work("refuse", folder))
+        assert (runs(folder, "refuse"), ahead.done, ahead.known) == (1, 3, 3)
+
+
+def test_no_more_processes_work_than_are_asked_for(folder):
+    jobs = {str(number): Work(f"w{number}", folder) for number in range(3)}
+    with WorkerPool(3) as workers:
+        answers = workers.run(jobs, at_once=1)
+        assert len({answer.blob.split()[-1] for answer in answers.values()}) == 1
 
 
 def test_another_build_finds_the_blobs_on_disk(ahead, folder):

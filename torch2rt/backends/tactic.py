@@ -69,6 +69,14 @@ class Job(Protocol):
         """Do it. Raises `Unprepared` when it cannot be done."""
 
 
+class QuickJob(abc.ABC):
+    """A job that is done here before another process has a context on the device."""
+
+    @abc.abstractmethod
+    def run(self) -> bytes:
+        """As a `Job`."""
+
+
 class Prepared(abc.ABC):
     """A tactic ready to be bound to buffers: code generated, weights packed.
 

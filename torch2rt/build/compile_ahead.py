@@ -10,15 +10,16 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from torch2rt.backends.backend import Backend
 from torch2rt.backends.spec import LayerSpec
-from torch2rt.backends.tactic import Job, Tactic, Unprepared, Weights
+from torch2rt.backends.tactic import Job, QuickJob, Tactic, Unprepared, Weights
 from torch2rt.build.blob_cache import BlobCache
+from torch2rt.build.worker import answer
 from torch2rt.build.workers import Answer, WorkerPool
 from torch2rt.network.dtype import Array
 
@@ -102,8 +103,16 @@ class CompileAhead:
                         jobs.setdefault(missing.key, missing.job)
                         stopped.append(candidate)
             self.known += len(jobs)
-            self.workers.run(jobs, self._remember, deadline)
+            slow = {key: job for key, job in jobs.items() if not isinstance(job, QuickJob)}
+            self._run_here({key: job for key, job in jobs.items() if key not in slow})
+            self.workers.run(slow, self._remember, deadline)
             waiting = stopped
+
+    def _run_here(self, jobs: Mapping[str, Job]) -> None:
+        """Run what would not be done sooner elsewhere."""
+        with self.backend.building():
+            for key, job in jobs.items():
+                self._remember(key, Answer(*answer(lambda job=job: job)))  # type: ignore[misc]
 
     def blobs_of(self, tactic: Tactic, spec: LayerSpec) -> dict[str, bytes] | None:
         """The blobs that a tactic needs, all made; None if it cannot be prepared."""

@@ -53,9 +53,11 @@ class WorkerPool:
     def run(
         self, jobs: Mapping[str, Job],
         on_answer: Callable[[str, Answer], object] | None = None,
-        deadline: float = math.inf,
+        deadline: float = math.inf, at_once: int | None = None,
     ) -> dict[str, Answer]:
         """Every job's answer by its key. ``on_answer`` is called here as they come in.
+
+        ``at_once`` says how many processes may work, if fewer than all.
 
         A job whose worker dies is tried once more when no other runs: memory may have been short.
         No job is begun after ``deadline``, a time of `time.monotonic`; such jobs have no answer.
@@ -69,7 +71,7 @@ class WorkerPool:
                 answers[key] = Answer(*answer(lambda job=job: job))  # type: ignore[misc]
                 tell(key, answers[key])
             return answers
-        answers = self._run(jobs, self.count, tell, deadline)
+        answers = self._run(jobs, min(self.count, at_once or self.count), tell, deadline)
         for key in [key for key, result in answers.items() if result.is_lost]:
             answers |= self._run({key: jobs[key]}, 1, tell, math.inf, is_last_try=True)
         return answers

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch2rt.backends.cuda.cublaslt import binding
 from torch2rt.backends.cuda.cublaslt.binding import HeuristicResult, check, set_attribute
 from torch2rt.backends.cuda.cublaslt.problem import Gemm, Matrix
-from torch2rt.backends.tactic import Unprepared
+from torch2rt.backends.tactic import QuickJob, Unprepared
 from torch2rt.network.dtype import DType
 
 ALGORITHM_COUNT = 6
@@ -110,7 +110,7 @@ class Algorithm:
 
 
 @dataclass(frozen=True)
-class HeuristicJob:
+class HeuristicJob(QuickJob):
     """Asks the library for the algorithms of a product on a GPU that this process sees."""
 
     gemm: Gemm
