@@ -40,8 +40,10 @@ from torch2rt.kernels.cuda.sm90_attention_float8 import (
 from torch2rt.kernels.cuda.sm90_attention_form import (
     FEATURES,
     MASK_BYTES,
+    ONES_BYTES,
     QUERY_BUFFERS,
     ROW_BYTES,
+    SUMS,
     TILE_ROWS,
     AttentionForm,
 )
@@ -62,7 +64,8 @@ def attention_source(form: AttentionForm) -> str:
         "ROWS": form.rows, "KEYS": form.keys, "MID": form.batch[1], "ITEMS": form.items,
         "SPLITS": form.splits, "TILES": form.tiles, "CHUNKS": form.chunks,
         "SCORES": form.scores, "VALUES": form.values, "GROUPS": form.groups,
-        "STAGES": form.stages, "FEATURES": FEATURES, "ROW_BYTES": ROW_BYTES,
+        "STAGES": form.stages, "FEATURES": FEATURES, "SUMS": SUMS,
+        "ONES_BYTES": ONES_BYTES, "ROW_BYTES": ROW_BYTES,
         "QUERY_BYTES": TILE_ROWS * form.row_bytes, "KEY_BYTES": form.scores * form.row_bytes,
         "QUERY_ROOM": form.query_room, "KEY_ROOM": form.key_room, "STAGE_BYTES": form.stage_bytes,
         "ARRIVING": form.key_room + (form.values * ROW_BYTES if form.is_float8 else 0),
@@ -109,7 +112,7 @@ def _products(half: str, scores: int, is_float8: bool) -> str:
     def outputs(count: int) -> str:
         return ", ".join(f'"+f"(d[{i}])' for i in range(count))
 
-    s, v = scores // 2, FEATURES // 2
+    s, v = scores // 2, SUMS // 2
     keys = f"""
 #ifdef T2R_EMULATED
 T2R_DEVICE void multiply_keys(float (&d)[SCORES / 2], u64 a, u64 b, int adds) {{
@@ -128,15 +131,15 @@ T2R_DEVICE void multiply_keys(float (&d)[SCORES / 2], u64 a, u64 b, int adds) {{
 """
     return (multiply_bytes(scores) if is_float8 else keys) + f"""
 #ifdef T2R_EMULATED
-T2R_DEVICE void multiply_values(float (&d)[FEATURES / 2], const u32* a, u64 b, int adds) {{
+T2R_DEVICE void multiply_values(float (&d)[SUMS / 2], const u32* a, u64 b, int adds) {{
     t2r_emulated::multiply_columns<Half>(d, a, b, adds);
 }}
 #else
-// d [64, FEATURES] (+)= a b: shares of 16 keys from registers, rows of values as they lie.
-T2R_DEVICE void multiply_values(float (&d)[FEATURES / 2], const u32* a, u64 b, int adds) {{
+// d [64, SUMS] (+)= a b: shares of 16 keys from registers, rows of values as they lie, and ones.
+T2R_DEVICE void multiply_values(float (&d)[SUMS / 2], const u32* a, u64 b, int adds) {{
     asm volatile(
         "{{ .reg .pred p; setp.ne.b32 p, %{v + 5}, 0; "
-        "wgmma.mma_async.sync.aligned.m64n{FEATURES}{shape} "
+        "wgmma.mma_async.sync.aligned.m64n{SUMS}{shape} "
         "{{{registers(v)}}}, {{{registers(4, v)}}}, %{v + 4}, p, 1, 1, 1; }}"
         : {outputs(v)}
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(adds));
@@ -198,14 +201,9 @@ T2R_DEVICE void put_pair(u32 staging, int row, int eight, int pair, float low, f
 """
 
 _ATTEND = r"""
-// What a thread has of two rows of the result, and of their softmax.
-struct State { float sums[FEATURES / 2], highest[2], total[2]; };
-T2R_DEVICE void start(State& state) {
-    for (int part = 0; part < 2; part++) {
-        state.highest[part] = HIDDEN;
-        state.total[part] = 0.0f;
-    }
-}
+// What a thread has of two rows of the result, and their largest scores. Behind the features come
+// sums of the shares, which tensor cores make with a matrix of ones.
+struct State { float sums[SUMS / 2], highest[2]; };
 
 // Where swizzled rows of queries or keys lie.
 T2R_DEVICE u64 describe_keys(u32 address) {
@@ -223,10 +221,20 @@ T2R_DEVICE void begin_scores(float (&scores)[SCORES / 2], u32 queries, u32 keys)
     sums_commit();
 }
 
+// Rows of values from the 16th, 32nd and so on, with ones further right. All that changes from step
+// to step is in the low half: the rows' address, and how far from there the ones lie.
+T2R_DEVICE u32 low_of_values(u32 address, u32 ones) {
+    return (address & 0x3ffff) >> 4 | ((ones - address) >> 4) << 16;
+}
+T2R_DEVICE u64 describe_values(u32 low, int step) {
+    constexpr u32 MOVE = 16 * ROW_BYTES >> 4;
+    const u32 moved = low + step * (MOVE - (MOVE << 16));
+    return moved | ((u64)(8 * ROW_BYTES >> 4) << 32) | ((u64)1 << 62);
+}
 // Shares of a chunk, and what they take of the values. The sums of the first half run while the
 // shares of the second are made.
 T2R_DEVICE void take_values(
-    State& state, const float (&scores)[SCORES / 2], u64 values, const float (&shift)[2], bool adds
+    State& state, const float (&scores)[SCORES / 2], u32 values, const float (&shift)[2], bool adds
 ) {
     constexpr int STEPS = VALUES / 16, HALF = (STEPS + 1) / 2;
     u32 shares[4 * STEPS];
@@ -241,7 +249,6 @@ T2R_DEVICE void take_values(
             }
             const float low = power_of_two(scores[at] * UNIT - shift[part]);
             const float high = power_of_two(scores[at + 1] * UNIT - shift[part]);
-            state.total[part] += low + high;
             shares[4 * step + word] = pack2<Half>(low, high);
         }
         if (step + 1 != HALF && step + 1 != STEPS) continue;
@@ -249,8 +256,8 @@ T2R_DEVICE void take_values(
         sums_begin();
 #pragma unroll
         for (int done = begin; done <= step; done++)
-            multiply_values(state.sums, shares + 4 * done,
-                            values + done * (16 * ROW_BYTES >> 4), done > 0 || adds);
+            multiply_values(state.sums, shares + 4 * done, describe_values(values, done),
+                            done > 0 || adds);
     }
     sums_commit();
 }
@@ -264,7 +271,7 @@ T2R_DEVICE void finish(
     named_sync(name, 128);  // nobody reads queries any more
 #pragma unroll
     for (int part = 0; part < 2; part++) {
-        const float total = over_row(state.total[part], true);
+        const float total = state.sums[FEATURES / 2 + 2 * part];
         const float inverse = total == 0.0f ? 0.0f : 1.0f / total;
 #pragma unroll
         for (int j = 0; j < FEATURES / 8; j++) {
@@ -329,7 +336,7 @@ template <int WHICH> T2R_DEVICE void take_step(
     begin_scores(others, worker.queries + (is_ahead ? now : step).buffer * QUERY_ROOM,
                  keys_at(ring, is_ahead ? now.slot : step.slot));
 
-    if (chunk == 0) start(state);
+    if (chunk == 0) state.highest[0] = state.highest[1] = HIDDEN;
     if (HAS_MASK && IS_OF_KEYS)
         apply_key_mask(scores, ring.masks + step.slot.stage * MASK_BYTES, column);
     else if (HAS_MASK)
@@ -343,16 +350,16 @@ template <int WHICH> T2R_DEVICE void take_step(
         shift[part] = higher == HIDDEN ? 0.0f : higher * UNIT;
         if (CHUNKS > 1 && !(IS_KNOWN && chunk == 0)) {
             const float shrink = power_of_two(state.highest[part] * UNIT - shift[part]);
-            state.total[part] *= shrink;
 #pragma unroll
-            for (int i = 0; i < FEATURES / 4; i++)
+            for (int i = 0; i < SUMS / 4; i++)
                 state.sums[i / 2 * 4 + i % 2 + 2 * part] *= shrink;
         }
         state.highest[part] = higher;
     }
     hold(state.sums);
     barrier_wait(ring.values_full + 8 * step.slot.stage, step.slot.parity);
-    take_values(state, scores, describe(keys_at(ring, step.slot) + KEY_ROOM), shift, chunk > 0);
+    const u32 values = keys_at(ring, step.slot) + KEY_ROOM, ones = ring.base + STAGES * STAGE_BYTES;
+    take_values(state, scores, low_of_values(values, ones), shift, chunk > 0);
     if (chunk == 0 && thread == 0 && step.third.item < ITEMS) {
         stores_have_read();
         load_queries(worker, step.buffer > 0 ? step.buffer - 1 : QUERY_BUFFERS - 1, step.third);
@@ -406,7 +413,7 @@ extern "C" __global__ void __launch_bounds__(@THREADS, @BLOCKS) t2r_attention(
 ) {
     extern __shared__ u8 raw[];
     const u32 base = (shared_address(raw) + 1023) & ~1023u;
-    const u32 queries = base + STAGES * STAGE_BYTES;
+    const u32 ones = base + STAGES * STAGE_BYTES, queries = ones + ONES_BYTES;
     const u32 masks = queries + QUERY_BUFFERS * GROUPS * QUERY_ROOM;
     const u32 full = masks + STAGES * MASK_BYTES, queries_full = full + 32 * STAGES;
     const Ring ring = {base, masks, full, full + 8 * STAGES, full + 16 * STAGES,
@@ -422,6 +429,9 @@ extern "C" __global__ void __launch_bounds__(@THREADS, @BLOCKS) t2r_attention(
         for (int i = 0; i < QUERY_BUFFERS * GROUPS; i++) barrier_init(queries_full + 8 * i, 1);
         barriers_are_made();
     }
+    for (int i = threadIdx.x; i < ONES_BYTES / 4; i += @THREADS)
+        put_word(ones + 4 * i, pack2<Half>(1.0f, 1.0f));
+    publish();
     __syncthreads();
     t2r_wait();
     if (group == 0) {

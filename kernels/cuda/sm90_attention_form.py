@@ -9,6 +9,8 @@ from torch2rt.kernels.cuda.sm90_attention_float8 import FLOAT8_REGISTERS
 from torch2rt.network.dtype import DType
 
 FEATURES = 64  # of a query, a key and a value
+SUMS = FEATURES + 8  # columns of the second product, of which eight are of ones
+ONES_BYTES = 2048  # for 16 keys of them
 TILE_ROWS = 64  # queries of a warpgroup
 ROW_BYTES = 128  # of 16 bits
 _BOX_ALIGNMENT = 1024  # where swizzled rows start
@@ -150,7 +152,7 @@ class AttentionForm:
         """Dynamic shared memory of a block."""
         queries = QUERY_BUFFERS * self.groups * self.query_room
         stage = self.stage_bytes + MASK_BYTES
-        return self.stages * stage + queries + _BARRIER_BYTES + _BOX_ALIGNMENT
+        return self.stages * stage + ONES_BYTES + queries + _BARRIER_BYTES + _BOX_ALIGNMENT
 
 
 def _rounded(size_bytes: int) -> int:

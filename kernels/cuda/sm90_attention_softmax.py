@@ -77,20 +77,16 @@ T2R_DEVICE void hide(float (&scores)[SCORES / 2], int row, int chunk, int column
             if (i / 4 * 8 + i % 2 >= end + i / 2 % 2 * 8) scores[i] = HIDDEN;
     }
 }
-T2R_DEVICE float over_row(float x, bool is_sum) {
-#pragma unroll
-    for (int step = 1; step < 4; step *= 2) {
-        const float other = __shfl_xor_sync(0xffffffffu, x, step);
-        x = is_sum ? x + other : fmaxf(x, other);
-    }
-    return x;
-}
 T2R_DEVICE float largest_of(const float (&scores)[SCORES / 2], int part) {
     float found[2] = {HIDDEN, HIDDEN};  // two at a time: each waits for the one before
 #pragma unroll
     for (int j = 0; j < SCORES / 8; j++)
 #pragma unroll
         for (int i = 0; i < 2; i++) found[i] = fmaxf(found[i], scores[4 * j + 2 * part + i]);
-    return over_row(fmaxf(found[0], found[1]), false);
+    float largest = fmaxf(found[0], found[1]);
+#pragma unroll
+    for (int step = 1; step < 4; step *= 2)
+        largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, step));
+    return largest;
 }
 """

@@ -107,6 +107,10 @@ inline unsigned group_of(unsigned long long matrix) {
     if (bytes != 8 * row_bytes_of(matrix)) fail("groups of rows that are not dense");
     return bytes;
 }
+// How far further right columns from 64 on lie.
+inline unsigned leading_of(unsigned long long matrix) {
+    return (unsigned)(matrix >> 16 & 0x3fff) << 4;
+}
 template <class T> inline float value_at(unsigned address, unsigned row_bytes = 128) {
     return to_float(*(const T*)shared_at(swizzled(address, row_bytes)));
 }
@@ -151,7 +155,8 @@ void multiply_columns(float (&d)[N], const unsigned* a, unsigned long long b, in
         float sum = adds ? d[i] : 0.0f;
         for (int k = 0; k < 16; k++) {
             const unsigned from = start_of(b) + k / 8 * group_of(b) + k % 8 * 128;
-            sum += rows[i / 2 % 2][k] * value_at<T>(from + 2 * column_of(i));
+            const unsigned right = column_of(i) / 64 * leading_of(b);
+            sum += rows[i / 2 % 2][k] * value_at<T>(from + right + 2 * (column_of(i) % 64));
         }
         d[i] = sum;
     }
