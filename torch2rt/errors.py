@@ -144,6 +144,12 @@ class TrainingError(Torch2rtError, RuntimeError):
     )
 
 
+class RefitError(Torch2rtError, ValueError):
+    """An engine cannot take the weights of a model."""
+
+    template = "the engine cannot take these weights: {reason}. {remedy}"
+
+
 class NotBuiltError(Torch2rtError, RuntimeError):
     """A module converted without inputs was asked for its engine before its first call."""
 

@@ -17,6 +17,7 @@ from torch2rt.engine.engine import Engine
 from torch2rt.lower import Lowered
 from torch2rt.network.network import Network
 from torch2rt.passes.base import Log
+from torch2rt.quantize.overrides import PRECISIONS
 from torch2rt.quantize.table import CalibrationTable
 
 
@@ -77,8 +78,9 @@ class ModelBuilder:
 
     def _report(self, log: Log) -> dict[str, Any]:
         """What `rt.report()` tells beyond the plans."""
-        captured, lowered = self.captured, self.lowered
+        captured, lowered, overrides = self.captured, self.lowered, self.config.overrides
         return {
+            **({PRECISIONS: overrides.to_json()} if overrides.is_by_layer else {}),
             "notes": [*captured.notes, *lowered.notes],
             "fallbacks": [[f.op, f.module_path, f.source, f.reason] for f in lowered.fallbacks],
             "fired": [[f.rule, f.layer, f.where] for f in log.fired],

@@ -143,6 +143,32 @@ class RTModule(nn.Module):
         """Write the engine to one file; `torch2rt.load` and `torch2rt.Engine.load` read it."""
         self.engine.save(path)
 
+    def refit(self, model: nn.Module, inputs: Any = None, *, verify: bool = True) -> RTModule:
+        """Take the weights of a model of the same structure; nothing is timed or compiled again.
+
+        The engine is replaced by one with its plans and the model's weights, folded as they were;
+        calls that are under way end with the old one. ``inputs`` are example arguments as
+        `convert` takes them, for the capture and, with ``verify``, the comparison with the model;
+        made up where there are none. Returns itself.
+
+        RefitError says what keeps the weights out: another structure, numbers that folding looks
+        at, an engine in 8 bits; the engine is then as it was. CaptureError and VerificationError:
+        see `convert`.
+
+        Example:
+            >>> rt.refit(finetuned)
+        """
+        from torch2rt.convert import split_inputs
+        from torch2rt.refit import refitted
+
+        tensors = None
+        if inputs is not None:
+            args, kwargs = split_inputs(inputs)
+            tensors = self._accepted(args, kwargs)
+        engine = refitted(self.engine, model, tensors, verify=verify)
+        self._engine, self._runnable = engine, engine.runnable
+        return self
+
     @property
     def calibration_table(self) -> CalibrationTable | None:
         """The table that the engine was calibrated with, None for one that was not.

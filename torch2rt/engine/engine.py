@@ -206,6 +206,19 @@ class Engine:
         """Tune the engine for one more shape. Only its builder calls this."""
         self._tuned[tuple(sorted(plan.symbols.items()))] = plan
 
+    def with_constants(self, network: Network) -> Engine:
+        """An engine of the same plans and kernels for a network of other constants.
+
+        The network is this one's but for their data, which whoever calls this knows.
+        """
+        arrays = {t.name: t.data for t in network.constants if t.data is not None}
+        return Engine(
+            network, tuple(self._tuned.values()), self.backend, precision=self.precision,
+            calls=self.calls, report=self.report, max_plans=self.max_plans,
+            weights=EngineWeights(arrays, self.weights.blobs, self.weights.blob_source),
+            calibration=self.calibration,
+        )
+
     def _plan_on_demand(self, symbols: Mapping[str, int]) -> Plan:
         """A plan for a shape nobody tuned. Building is imported only now."""
         from torch2rt.build.on_demand import plan_on_demand

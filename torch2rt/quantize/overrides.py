@@ -22,6 +22,8 @@ LAYER_PRECISIONS = ("int8", "fp8", "int8_weights", "fp16", "bf16", "fp32")
 _HALVES = frozenset({"fp16", "bf16"})
 _BYTES = frozenset({"int8", "fp8"})
 _NAMED = 5
+# What the report of an engine keeps of precisions by module path.
+PRECISIONS = "precisions"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,10 @@ class Overrides:
         """The lowest precision of all, by which the network is called."""
         present = {precision for _, precision in self.patterns}
         return next((p for p in LAYER_PRECISIONS if p in present), self.patterns[-1][1])
+
+    def to_json(self) -> list[list[str]]:
+        """As JSON values."""
+        return [list(pattern) for pattern in self.patterns]
 
     @property
     def half(self) -> str | None:
