@@ -5,7 +5,8 @@
 
 All photos of scikit-image and scikit-learn in crops and flips, in two halves: calibrated on one
 half and tested on the other, then the other way round, so that every image is tested and none was
-calibrated on. The halves are crops of the same photos; for some rows they are of other photos.
+calibrated on. The halves are crops of the same photos; for some rows they are of other photos,
+and one of them alone is tested, as calibration takes most of the time.
 Writes results/int8_accuracy_<date>.csv: top-1 agreement with the float32 model and the
 signal-to-noise ratio of the logits, for plain min-max ranges, for every method, for what is
 corrected, and for the default, which leaves in float the layers that lose most; then the time of
@@ -172,14 +173,15 @@ def _by(method: str) -> Callable[[CalibrationTable], CalibrationTable]:
 def halves_of(
     model: nn.Module, arguments: argparse.Namespace, fast: dict[str, Any], *, is_far: bool
 ) -> list[Half]:
-    """Both halves: every second crop of each photo and the other ones, or of other photos."""
+    """Both halves: every second crop of each photo and the other ones; or one, of other photos."""
     images = torch.stack([photos.samples(photo) for fold in photos.FOLDS for photo in fold])
     count = len(photos.FOLDS[0])
     near, far = (images[:, ::2], images[:, 1::2]), (images[:count], images[count:])
     parts = [part.flatten(0, 1) for part in (far if is_far else near)]
+    pairs = [parts[::-1]] if is_far else [parts, parts[::-1]]
     exact = torch2rt.convert(model, parts[0][:1].to(arguments.device), **fast)
     halves = []
-    for tested, others in (parts, parts[::-1]):
+    for tested, others in pairs:
         order = torch.randperm(len(others), generator=torch.Generator().manual_seed(0))
         some = tested[:: arguments.every].to(arguments.device)
         halves.append(Half(
