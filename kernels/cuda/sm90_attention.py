@@ -234,58 +234,33 @@ T2R_DEVICE u64 describe_values(u32 low, int step) {
 // Shares of a chunk, and what they take of the values. The sums of the first half run while the
 // shares of the second are made.
 T2R_DEVICE void take_values(
-    State& state, const float (&scores)[SCORES / 2], u32 values, const float (&shift)[2], bool adds
+    State& state, const float (&scores)[SCORES / 2], u32 values, const float (&shift)[2], bool adds,
+    bool has_rows
 ) {
     constexpr int STEPS = VALUES / 16, HALF = (STEPS + 1) / 2;
     u32 shares[4 * STEPS];
 #pragma unroll
     for (int step = 0; step < STEPS; step++) {
+        if (step % HALF) continue;
+        const int end = step + HALF < STEPS ? step + HALF : STEPS;
 #pragma unroll
-        for (int word = 0; word < 4; word++) {
-            const int at = 8 * step + 2 * word, part = word & 1;
-            if (at >= SCORES / 2) {
-                shares[4 * step + word] = 0;
-                continue;
+        for (int i = 4 * step; i < 4 * end; i++) shares[i] = 0;
+        if (has_rows) {
+#pragma unroll
+            for (int i = 4 * step; i < 4 * end; i++) {
+                if (2 * i >= SCORES / 2) continue;
+                const float low = power_of_two(scores[2 * i] * UNIT - shift[i & 1]);
+                const float high = power_of_two(scores[2 * i + 1] * UNIT - shift[i & 1]);
+                shares[i] = pack2<Half>(low, high);
             }
-            const float low = power_of_two(scores[at] * UNIT - shift[part]);
-            const float high = power_of_two(scores[at + 1] * UNIT - shift[part]);
-            shares[4 * step + word] = pack2<Half>(low, high);
         }
-        if (step + 1 != HALF && step + 1 != STEPS) continue;
-        const int begin = step < HALF ? 0 : HALF;
         sums_begin();
 #pragma unroll
-        for (int done = begin; done <= step; done++)
+        for (int done = step; done < end; done++)
             multiply_values(state.sums, shares + 4 * done, describe_values(values, done),
                             done > 0 || adds);
     }
     sums_commit();
-}
-
-// Where the queries of a tile were, the result goes, and from there to memory.
-T2R_DEVICE void finish(
-    const State& state, const TensorMap* map, u32 staging, int name, const Tile& tile
-) {
-    const int thread = threadIdx.x % 128, lane = thread % 32;
-    const int row = thread / 32 * 16 + lane / 4;
-    named_sync(name, 128);  // nobody reads queries any more
-#pragma unroll
-    for (int part = 0; part < 2; part++) {
-        const float total = state.sums[FEATURES / 2 + 2 * part];
-        const float inverse = total == 0.0f ? 0.0f : 1.0f / total;
-#pragma unroll
-        for (int j = 0; j < FEATURES / 8; j++) {
-            const int at = 4 * j + 2 * part;
-            put_pair(staging, row + 8 * part, j, lane % 4, finished(state.sums[at] * inverse),
-                     finished(state.sums[at + 1] * inverse));
-        }
-    }
-    publish();
-    named_sync(name, 128);
-    if (thread == 0) {
-        store_matrix(map, staging, tile.row, tile.mid, tile.far);
-        stores_commit();
-    }
 }
 
 // A warpgroup's own.
@@ -302,6 +277,36 @@ T2R_DEVICE void load_queries(const Worker& worker, int buffer, const Tile& tile)
     load_matrix(worker.queries + buffer * QUERY_ROOM, worker.q_map, full, tile.row, tile.mid,
                 tile.far);
 }
+
+// Where the queries of a tile were, the result goes, and from there to memory, warp by warp. The
+// tile before has left meanwhile: queries take its place.
+T2R_DEVICE void finish(const Worker& worker, const State& state, const Step& step, bool has_rows) {
+    const int thread = threadIdx.x % 128, warp = thread / 32, lane = thread % 32;
+    const u32 staging = worker.queries + step.buffer * QUERY_ROOM + warp * (QUERY_ROOM / 4);
+    if (lane == 0) stores_have_read();
+    named_sync(1 + worker.group, 128);  // and nobody reads queries any more
+    if (thread == 0 && step.third.item < ITEMS)
+        load_queries(worker, step.buffer > 0 ? step.buffer - 1 : QUERY_BUFFERS - 1, step.third);
+    if (!has_rows) return;
+#pragma unroll
+    for (int part = 0; part < 2; part++) {
+        const float total = state.sums[FEATURES / 2 + 2 * part];
+        const float inverse = total == 0.0f ? 0.0f : 1.0f / total;
+#pragma unroll
+        for (int j = 0; j < FEATURES / 8; j++) {
+            const int at = 4 * j + 2 * part;
+            put_pair(staging, lane / 4 + 8 * part, j, lane % 4, finished(state.sums[at] * inverse),
+                     finished(state.sums[at + 1] * inverse));
+        }
+    }
+    publish();
+    __syncwarp();
+    if (lane == 0) {
+        store_matrix(worker.y_map, staging, step.tile.row + 16 * warp, step.tile.mid,
+                     step.tile.far);
+        stores_commit();
+    }
+}
 T2R_DEVICE void wait_for_scores(const Worker& worker, const Step& step, bool is_first) {
     if (is_first) barrier_wait(worker.queries_full + 8 * step.buffer, step.parity);
     barrier_wait(worker.ring.keys_full + 8 * step.slot.stage, step.slot.parity);
@@ -313,6 +318,24 @@ template <int WHICH> T2R_DEVICE int chunk_of(const Step& step) {
     return IS_KNOWN ? CHUNKS * WHICH / 2 : step.chunk;
 }
 
+// The largest scores of two rows so far, by which shares are scaled; sums made before are rescaled.
+template <bool IS_FIRST> T2R_DEVICE void find_shift(
+    State& state, const float (&scores)[SCORES / 2], float (&shift)[2]
+) {
+#pragma unroll
+    for (int part = 0; part < 2; part++) {
+        const float higher = fmaxf(state.highest[part], largest_of(scores, part));
+        shift[part] = higher == HIDDEN ? 0.0f : higher * UNIT;
+        if (CHUNKS > 1 && !IS_FIRST) {
+            const float shrink = power_of_two(state.highest[part] * UNIT - shift[part]);
+#pragma unroll
+            for (int i = 0; i < SUMS / 4; i++)
+                state.sums[i / 2 * 4 + i % 2 + 2 * part] *= shrink;
+        }
+        state.highest[part] = higher;
+    }
+}
+
 // A step, whose scores are there; meanwhile those of the next one are made.
 template <int WHICH> T2R_DEVICE void take_step(
     const Worker& worker, State& state, float (&scores)[SCORES / 2], float (&others)[SCORES / 2],
@@ -320,8 +343,8 @@ template <int WHICH> T2R_DEVICE void take_step(
 ) {
     const Ring& ring = worker.ring;
     const Step step = now;
-    const int thread = threadIdx.x % 128, lane = thread % 32, column = lane % 4 * 2;
-    const int row = step.tile.row + thread / 32 * 16 + lane / 4, chunk = chunk_of<WHICH>(step);
+    const int warp = threadIdx.x % 128 / 32, lane = threadIdx.x % 32, column = lane % 4 * 2;
+    const int row = step.tile.row + warp * 16 + lane / 4, chunk = chunk_of<WHICH>(step);
     const bool ends = chunk + 1 == step.chunks();
     if (ends) {
         now = next_after(step);
@@ -337,40 +360,28 @@ template <int WHICH> T2R_DEVICE void take_step(
                  keys_at(ring, is_ahead ? now.slot : step.slot));
 
     if (chunk == 0) state.highest[0] = state.highest[1] = HIDDEN;
-    if (HAS_MASK && IS_OF_KEYS)
-        apply_key_mask(scores, ring.masks + step.slot.stage * MASK_BYTES, column);
-    else if (HAS_MASK)
-        apply_mask(scores, worker.mask + step.tile.mid * MASK_MID + step.tile.far * MASK_FAR, row,
-                   chunk * SCORES + column);
-    hide(scores, row, chunk, column);
-    float shift[2];
-#pragma unroll
-    for (int part = 0; part < 2; part++) {
-        const float higher = fmaxf(state.highest[part], largest_of(scores, part));
-        shift[part] = higher == HIDDEN ? 0.0f : higher * UNIT;
-        if (CHUNKS > 1 && !(IS_KNOWN && chunk == 0)) {
-            const float shrink = power_of_two(state.highest[part] * UNIT - shift[part]);
-#pragma unroll
-            for (int i = 0; i < SUMS / 4; i++)
-                state.sums[i / 2 * 4 + i % 2 + 2 * part] *= shrink;
-        }
-        state.highest[part] = higher;
+    const bool has_rows = SPARE_WARPS == 0
+        || (warp >= step.tile.warp && step.tile.row + 16 * warp < ROWS);
+    float shift[2] = {0.0f, 0.0f};
+    if (has_rows) {
+        if (HAS_MASK && IS_OF_KEYS)
+            apply_key_mask(scores, ring.masks + step.slot.stage * MASK_BYTES, column);
+        else if (HAS_MASK)
+            apply_mask(scores, worker.mask + step.tile.mid * MASK_MID + step.tile.far * MASK_FAR,
+                       row, chunk * SCORES + column);
+        hide(scores, row, step.tile.row, chunk, column);
+        find_shift<IS_KNOWN && WHICH == 0>(state, scores, shift);
     }
     hold(state.sums);
     barrier_wait(ring.values_full + 8 * step.slot.stage, step.slot.parity);
     const u32 values = keys_at(ring, step.slot) + KEY_ROOM, ones = ring.base + STAGES * STAGE_BYTES;
-    take_values(state, scores, low_of_values(values, ones), shift, chunk > 0);
-    if (chunk == 0 && thread == 0 && step.third.item < ITEMS) {
-        stores_have_read();
-        load_queries(worker, step.buffer > 0 ? step.buffer - 1 : QUERY_BUFFERS - 1, step.third);
-    }
+    take_values(state, scores, low_of_values(values, ones), shift, chunk > 0, has_rows);
     sums_wait<0>();
     hold(others);
     hold(state.sums);
     if (step.is_last()) let_go(ring, step.slot.stage);
     if (!ends) return;
-    finish(state, worker.y_map, worker.queries + step.buffer * QUERY_ROOM, 1 + worker.group,
-           step.tile);
+    finish(worker, state, step, has_rows);
     if (!CAN_PASS) return;
     pass_by(ring, now);
     if (goes_on && !is_ahead) {
@@ -402,7 +413,7 @@ T2R_DEVICE void attend(const Worker& worker) {
         take_step<1>(worker, state, odd, even, step);
         if (step.tile.item >= ITEMS) break;
     }
-    if (threadIdx.x % 128 == 0) stores_are_done();
+    if (threadIdx.x % 32 == 0) stores_are_done();
 }
 """
 

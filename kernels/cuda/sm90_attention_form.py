@@ -11,7 +11,7 @@ from torch2rt.network.dtype import DType
 FEATURES = 64  # of a query, a key and a value
 SUMS = FEATURES + 8  # columns of the second product, of which eight are of ones
 ONES_BYTES = 2048  # for 16 keys of them
-TILE_ROWS = 64  # queries of a warpgroup
+TILE_ROWS, WARP_ROWS = 64, 16  # queries of a warpgroup, and of a warp, which it stores
 ROW_BYTES = 128  # of 16 bits
 _BOX_ALIGNMENT = 1024  # where swizzled rows start
 # Tiles of queries that a warpgroup holds: one it works on, one it will, one whose result leaves.

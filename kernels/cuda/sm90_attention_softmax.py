@@ -59,8 +59,8 @@ T2R_DEVICE void apply_key_mask(float (&scores)[SCORES / 2], u32 mask, int column
     }
 }
 // Scores that do not count: of keys beyond the last, which lie in the last chunk, and of later keys
-// than the query.
-T2R_DEVICE void hide(float (&scores)[SCORES / 2], int row, int chunk, int column) {
+// than the query. ``tile`` is the tile's first row.
+T2R_DEVICE void hide(float (&scores)[SCORES / 2], int row, int tile, int chunk, int column) {
     constexpr int LAST = KEYS - (CHUNKS - 1) * SCORES;
     if (LAST < SCORES && !IS_OF_KEYS && chunk == CHUNKS - 1) {
 #pragma unroll
@@ -70,7 +70,7 @@ T2R_DEVICE void hide(float (&scores)[SCORES / 2], int row, int chunk, int column
         }
     }
     const int key = chunk * SCORES;
-    if (IS_CAUSAL && key + SCORES > row - row % 64) {
+    if (IS_CAUSAL && key + SCORES > tile) {
         const int end = row + 1 - key - column;
 #pragma unroll
         for (int i = 0; i < SCORES / 2; i++)
