@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import torch2rt
+from torch2rt.backends.devices import open_backend
 from torch2rt.build.timing_cache import TimingCache
 
 pytestmark = pytest.mark.gpu
@@ -61,7 +62,9 @@ def test_auto_keeps_its_budget(max_drop, net, cache):
     choice = rt.engine.report["choice"]
     chosen = next(point for point in choice["points"] if point["is_chosen"])
     assert chosen["is_within"]
-    uniform = {"fp16", "bf16", "tf32", "fp32"}
+    kinds = ["int8", "int8_weights"]
+    kinds += ["fp8"] if open_backend("cuda").lacks_float8() is None else []
+    uniform = {"fp16", "bf16", "tf32", "fp32", *(f"{kind} + fp16" for kind in kinds)}
     assert uniform <= {point["name"] for point in choice["points"]}
     for point in choice["points"]:
         if point["is_within"]:
@@ -70,3 +73,36 @@ def test_auto_keeps_its_budget(max_drop, net, cache):
     with torch.no_grad():
         want = net(held)
     assert float((rt(held) - want).norm() / want.norm()) <= 1.1 * max_drop
+
+
+class Products(nn.Module):
+    """Linear layers large enough that their precision shows in their times."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(*(
+            layer for _ in range(3) for layer in (nn.Linear(1024, 1024), nn.GELU())
+        ))
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+@pytest.mark.parametrize("max_drop", [0.2, 0.02])
+def test_auto_chooses_among_all_kinds_of_8_bits(max_drop, cache):
+    torch.manual_seed(0)
+    net = Products().eval().cuda()
+    batches = [torch.randn(2048, 1024, device="cuda") for _ in range(4)]
+    rt = torch2rt.convert(
+        net, None, precision="auto", calibration=batches, max_drop=max_drop, timing_cache=cache,
+        progress=False,
+    )
+    points = rt.engine.report["choice"]["points"]
+    chosen = next(point for point in points if point["is_chosen"])
+    assert chosen["is_within"]
+    within = [point["time_us"] for point in points if point["is_within"]]
+    assert chosen["time_us"] <= 1.02 * min(within)
+    with torch.no_grad():
+        want = net(batches[3])
+    assert float((rt(batches[3]) - want).norm() / want.norm()) <= 1.1 * max_drop
+    print(rt.report())
