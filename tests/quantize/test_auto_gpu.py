@@ -105,4 +105,3 @@ def test_auto_chooses_among_all_kinds_of_8_bits(max_drop, cache):
     with torch.no_grad():
         want = net(batches[3])
     assert float((rt(batches[3]) - want).norm() / want.norm()) <= 1.1 * max_drop
-    print(rt.report())
