@@ -232,7 +232,7 @@ T2R_DEVICE u64 describe_values(u32 low, int step) {
     return moved | ((u64)(8 * ROW_BYTES >> 4) << 32) | ((u64)1 << 62);
 }
 // Shares of a chunk, and what they take of the values. The sums of the first half run while the
-// shares of the second are made.
+// shares of the second are made. A warp without rows multiplies whatever its registers hold.
 T2R_DEVICE void take_values(
     State& state, const float (&scores)[SCORES / 2], u32 values, const float (&shift)[2], bool adds,
     bool has_rows
@@ -243,12 +243,13 @@ T2R_DEVICE void take_values(
     for (int step = 0; step < STEPS; step++) {
         if (step % HALF) continue;
         const int end = step + HALF < STEPS ? step + HALF : STEPS;
-#pragma unroll
-        for (int i = 4 * step; i < 4 * end; i++) shares[i] = 0;
         if (has_rows) {
 #pragma unroll
             for (int i = 4 * step; i < 4 * end; i++) {
-                if (2 * i >= SCORES / 2) continue;
+                if (2 * i >= SCORES / 2) {
+                    shares[i] = 0;
+                    continue;
+                }
                 const float low = power_of_two(scores[2 * i] * UNIT - shift[i & 1]);
                 const float high = power_of_two(scores[2 * i + 1] * UNIT - shift[i & 1]);
                 shares[i] = pack2<Half>(low, high);
@@ -267,7 +268,7 @@ T2R_DEVICE void take_values(
 struct Worker {
     Ring ring;
     u32 queries, queries_full;
-    int group;
+    int group, warp;
     const TensorMap *q_map, *y_map;
     const Mask* mask;
 };
@@ -281,11 +282,11 @@ T2R_DEVICE void load_queries(const Worker& worker, int buffer, const Tile& tile)
 // Where the queries of a tile were, the result goes, and from there to memory, warp by warp. The
 // tile before has left meanwhile: queries take its place.
 T2R_DEVICE void finish(const Worker& worker, const State& state, const Step& step, bool has_rows) {
-    const int thread = threadIdx.x % 128, warp = thread / 32, lane = thread % 32;
+    const int warp = worker.warp, lane = threadIdx.x % 32;
     const u32 staging = worker.queries + step.buffer * QUERY_ROOM + warp * (QUERY_ROOM / 4);
     if (lane == 0) stores_have_read();
     named_sync(1 + worker.group, 128);  // and nobody reads queries any more
-    if (thread == 0 && step.third.item < ITEMS)
+    if (threadIdx.x % 128 == 0 && step.third.item < ITEMS)
         load_queries(worker, step.buffer > 0 ? step.buffer - 1 : QUERY_BUFFERS - 1, step.third);
     if (!has_rows) return;
 #pragma unroll
@@ -343,7 +344,7 @@ template <int WHICH> T2R_DEVICE void take_step(
 ) {
     const Ring& ring = worker.ring;
     const Step step = now;
-    const int warp = threadIdx.x % 128 / 32, lane = threadIdx.x % 32, column = lane % 4 * 2;
+    const int warp = worker.warp, lane = threadIdx.x % 32, column = lane % 4 * 2;
     const int row = step.tile.row + warp * 16 + lane / 4, chunk = chunk_of<WHICH>(step);
     const bool ends = chunk + 1 == step.chunks();
     if (ends) {
@@ -450,10 +451,11 @@ extern "C" __global__ void __launch_bounds__(@THREADS, @BLOCKS) t2r_attention(
         if (threadIdx.x < 32) fill(ring, &k_map, &v_map, @MASK);
 @CONVERT    } else {
         registers_up_to<MANY>();
-        // The compiler sees that all lanes have the same number, and so take the same branches.
+        // So the compiler sees that all lanes have the same numbers, and take the same branches.
         const int mine = __shfl_sync(0xffffffffu, group - 1, 0);
+        const int warp = __shfl_sync(0xffffffffu, threadIdx.x % 128 / 32, 0);
         attend({ring, queries + mine * (QUERY_BUFFERS * QUERY_ROOM),
-                queries_full + mine * (QUERY_BUFFERS * 8), mine, &q_map, &y_map, @MASK});
+                queries_full + mine * (QUERY_BUFFERS * 8), mine, warp, &q_map, &y_map, @MASK});
     }
 }
 """
