@@ -102,8 +102,8 @@ def best_within_budget(
 ) -> Variant:
     """The fastest engine within the judge's budget; its report has the curve and the reasons.
 
-    ``kinds`` are the precisions with 8 bits that the device has. ``noise_of`` tells
-    what layers lose, which is asked only where it decides.
+    ``kinds`` are the precisions with 8 bits that the device has. ``noise_of`` tells what layers
+    lose, which is asked only where it decides.
     """
     search = _Search(variants, judge)
     floats = _uniform_floats(search)
@@ -155,12 +155,11 @@ def _try_mixes(search: _Search, times: LayerTimes, everywhere: Mix, noise_of: No
         times.observe(scored.tried.steps, layers)
         return scored.is_within
 
-    if all(is_within(times.fastest()) for _ in range(2)):
+    if all(is_within(times.fastest()) for _ in range(2)):  # by what the first has shown, a second
         return {}
     assert everywhere.precision is not None
     noise = noise_of(everywhere.precision, times.names)
     mixes = ladder(times, noise)
-
     first = _first(mixes[:-1], is_within)  # the last has no layer in 8 bits, and is known
     if first > 0:
         steps = steps_between(times, noise, mixes[first - 1], mixes[first])
