@@ -201,8 +201,8 @@ T2R_DEVICE void put_pair(u32 staging, int row, int eight, int pair, float low, f
 """
 
 _ATTEND = r"""
-// What a thread has of two rows of the result, and their largest scores. Behind the features come
-// sums of the shares, which tensor cores make with a matrix of ones.
+// What a thread has of two rows of the result, and what their shares are scaled by. Behind the
+// features come sums of the shares, which tensor cores make with a matrix of ones.
 struct State { float sums[SUMS / 2], highest[2]; };
 
 // Where swizzled rows of queries or keys lie.
@@ -319,22 +319,33 @@ template <int WHICH> T2R_DEVICE int chunk_of(const Step& step) {
     return IS_KNOWN ? CHUNKS * WHICH / 2 : step.chunk;
 }
 
-// The largest scores of two rows so far, by which shares are scaled; sums made before are rescaled.
+// What shares of two rows are scaled by: their largest scores, or a little less where sums were
+// made before. Those are rescaled when scores have grown so far that shares would exceed 2^SLACK.
 template <bool IS_FIRST> T2R_DEVICE void find_shift(
-    State& state, const float (&scores)[SCORES / 2], float (&shift)[2]
+    State& state, const float (&scores)[SCORES / 2], float (&shift)[2], bool adds
 ) {
+    constexpr float SLACK = 8.0f;
+    float largest[2];
+    bool has_grown = false;
 #pragma unroll
     for (int part = 0; part < 2; part++) {
-        const float higher = fmaxf(state.highest[part], largest_of(scores, part));
-        shift[part] = higher == HIDDEN ? 0.0f : higher * UNIT;
-        if (CHUNKS > 1 && !IS_FIRST) {
-            const float shrink = power_of_two(state.highest[part] * UNIT - shift[part]);
+        largest[part] = largest_of(scores, part) * UNIT;
+        has_grown = has_grown || largest[part] > state.highest[part] + SLACK;
+    }
+    if (IS_FIRST || __any_sync(0xffffffffu, has_grown)) {
+#pragma unroll
+        for (int part = 0; part < 2; part++) {
+            const float old = state.highest[part], higher = fmaxf(old, largest[part]);
+            state.highest[part] = higher;
+            if (IS_FIRST || !adds) continue;
+            const float shrink = power_of_two(old - (higher == HIDDEN ? 0.0f : higher));
 #pragma unroll
             for (int i = 0; i < SUMS / 4; i++)
                 state.sums[i / 2 * 4 + i % 2 + 2 * part] *= shrink;
         }
-        state.highest[part] = higher;
     }
+    for (int part = 0; part < 2; part++)
+        shift[part] = state.highest[part] == HIDDEN ? 0.0f : state.highest[part];
 }
 
 // A step, whose scores are there; meanwhile those of the next one are made.
@@ -371,7 +382,7 @@ template <int WHICH> T2R_DEVICE void take_step(
             apply_mask(scores, worker.mask + step.tile.mid * MASK_MID + step.tile.far * MASK_FAR,
                        row, chunk * SCORES + column);
         hide(scores, row, step.tile.row, chunk, column);
-        find_shift<IS_KNOWN && WHICH == 0>(state, scores, shift);
+        find_shift<CHUNKS == 1 || (IS_KNOWN && WHICH == 0)>(state, scores, shift, chunk > 0);
     }
     hold(state.sums);
     barrier_wait(ring.values_full + 8 * step.slot.stage, step.slot.parity);

@@ -109,6 +109,15 @@ def test_not_a_number_stays_in_its_row(cuda_device) -> None:
     check_cuda_tactic("attention.wgmma.matrix_3", Attention(SCALE), [q, k, v])
 
 
+@pytest.mark.parametrize("grows", [True, False])
+def test_scores_of_several_sizes(cuda_device, grows: bool) -> None:
+    """Later keys matter more than earlier ones, or less: by far, by little, or not at all."""
+    q, k, v = operands((1,), 64, 300)
+    factor = torch.linspace(0.1, 12.0, 300).half()[:, None]
+    k = k * (factor if grows else factor.flip(0))
+    check_cuda_tactic("attention.wgmma.rows_64", Attention(SCALE), [q, k, v])
+
+
 def form_of(groups: int, tiles: int, keys: int, dtype: DType, mask: MaskForm | None = None):
     return AttentionForm(dtype, (8, 12), keys, keys, SCALE, groups == 1, mask, groups, tiles, 1, 3)
 
