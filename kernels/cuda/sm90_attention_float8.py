@@ -7,7 +7,9 @@ float16. So stages also hold the bytes of their values. The result is scaled by 
 epilogue, and stored as float8 or in 16 bits.
 
 Expected of ViT-B/16 at batch 64, per multiprocessor and matrix: memory 2700 clocks, tensor cores
-2500, exponentials 3200, conversions 500 beside them: 13 us, where 16 bits take 22.
+2500, exponentials 3200, conversions 500 beside them: 13 us. Measured on an H200: 31 us, where 16
+bits take 34: half the bytes save little, so that it is the instructions between the products that
+bound both.
 """
 
 from __future__ import annotations
