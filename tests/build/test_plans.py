@@ -390,6 +390,22 @@ def test_a_later_build_compiles_nothing_and_its_engine_holds_the_kernels(tmp_pat
     assert compiled[0] == compiled[1] > 0
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_layers_that_differ_in_a_factor_are_timed_once_and_compiled_each(
+    tmp_path: Path, workers: int
+) -> None:
+    network = Network()
+    x = network.add_input("x", TensorType((2, 8), F32))
+    for factor in ("0.25", "1.5", "37.0", "1.5"):
+        x = network.add(Pointwise(ex.parse_expression(f"mul(i0,{factor})"), F32), [x]).output
+    network.add_output("y", x)
+    backend = compiling(tmp_path, workers)
+    engine = build(network, backend)
+    assert backend.timed.count("any.fake.compiled") == 1
+    assert len(list(tmp_path.iterdir())) == 3
+    check(engine, network)
+
+
 class CountedPool(WorkerPool):
     runs = closed = 0
 

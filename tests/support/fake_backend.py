@@ -84,7 +84,7 @@ class Reference(Tactic):
 
     def prepare(self, spec: LayerSpec, weights: Weights) -> Prepared:
         if self.job is not None:
-            weights.blob(f"{self.name} {spec.signature}", self.job)
+            weights.blob(f"{self.name} {spec.code_signature}", self.job)
         if self.refuses(spec):
             raise Unprepared("the fake library refuses")
         self.prepared.append(spec)

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from torch2rt import expression as ex
-from torch2rt.layers.registry import attributes_to_json
+from torch2rt.backends.alike import alike_attributes, alike_text
+from torch2rt.layers.registry import Json, attributes_to_json
 from torch2rt.network.dtype import DType
 from torch2rt.network.layer import LayerKind
 
@@ -148,15 +149,24 @@ class LayerSpec:
 
     @cached_property
     def signature(self) -> str:
-        """Equal for layers that take the same time: everything but names and weight values."""
+        """Equal for layers that take the same time: everything but names, weights and factors."""
+        epilogue = alike_text(self.epilogue) if self.epilogue is not None else ""
+        return self._text(alike_attributes(self.kind), epilogue)
+
+    @cached_property
+    def code_signature(self) -> str:
+        """Equal for layers of the same code: factors count too."""
+        epilogue = self.epilogue.text if self.epilogue is not None else ""
+        return self._text(attributes_to_json(self.kind), epilogue)
+
+    def _text(self, attributes: dict[str, Json], epilogue: str) -> str:
         inputs = ",".join(
             f"{spec}{'' if constant is None else '@'}"
             for spec, constant in zip(self.inputs, self.constants, strict=True)
         )
-        attributes = sorted(attributes_to_json(self.kind).items(), key=lambda item: item[0])
-        epilogue = self.epilogue.text if self.epilogue is not None else ""
+        pairs = sorted(attributes.items(), key=lambda item: item[0])
         outputs = ",".join(str(spec) for spec in self.outputs)
-        text = f"{self.kind.name}{attributes}({inputs})|{epilogue}->{outputs}"
+        text = f"{self.kind.name}{pairs}({inputs})|{epilogue}->{outputs}"
         return text if len(text) <= 400 else text[:300] + hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import TypeAlias
@@ -97,7 +97,9 @@ class Measure:
         for start in range(0, len(order), lot):
             if time.monotonic() >= self.deadline:
                 break
-            new = [pair for spec in order[start : start + lot] for pair in self._new(spec)]
+            new = _of_each_kind(
+                pair for spec in order[start : start + lot] for pair in self._new(spec)
+            )
             self._compile(new, self.deadline)
             if time.monotonic() < self.deadline:
                 self._isolate(new)
@@ -105,29 +107,26 @@ class Measure:
                 self.options(spec)
 
     def compile(self, options: Sequence[Option]) -> None:
-        """Compile what these options need, in parallel."""
-        self._compile([_pair(option) for option in options if not option.views])
+        """Compile what these options need, in parallel: also code that differs in a number."""
+        unique = {(o.tactic.name, o.spec.code_signature): _pair(o) for o in options if not o.views}
+        self._compile(list(unique.values()))
 
     def compile_and_try(self, options: Sequence[Option]) -> None:
         """Compile options that are about to be timed; those that nobody ran yet run apart first."""
-        self.compile(options)
+        pairs = _of_each_kind(_pair(option) for option in options if not option.views)
+        self._compile(pairs)
         if not self.is_quick and time.monotonic() < self.deadline:
-            pairs = [_pair(option) for option in options]
             self._isolate([pair for pair in pairs if self._known_us(pair) is None])
 
     def _compile(self, pairs: Sequence[Pair], deadline: float = math.inf) -> None:
         if self.compile_ahead is not None:
-            unique = {(pair[0].name, pair[2].signature): pair for pair in pairs}
-            self.compile_ahead.run(
-                ((tactic, spec) for tactic, _, spec in unique.values()), deadline
-            )
+            self.compile_ahead.run(((tactic, spec) for tactic, _, spec in pairs), deadline)
 
     def _isolate(self, pairs: Sequence[Pair]) -> None:
         """Strike out the suspects among new candidates that do not survive their first run."""
         if self.compile_ahead is None:
             return
-        unique = {(pair[0].name, pair[2].signature): pair for pair in pairs}
-        candidates = [(tactic, spec) for tactic, _, spec in unique.values()]
+        candidates = [(tactic, spec) for tactic, _, spec in pairs]
         for index in broken(candidates, self.compile_ahead):
             tactic, spec = candidates[index]
             self.cache.put(self.device, tactic.name, spec.signature, math.inf)
@@ -263,6 +262,14 @@ class Measure:
             return usual_us
         own_us = tactic.estimate_us(spec)
         return (1.2 + 0.05 * rank) * usual_us if own_us is None else max(own_us, 1.1 * usual_us)
+
+
+def _of_each_kind(pairs: Iterable[Pair]) -> list[Pair]:
+    """The first of those that are alike: the one that will be timed."""
+    found: dict[tuple[str, str], Pair] = {}
+    for pair in pairs:
+        found.setdefault((pair[0].name, pair[2].signature), pair)
+    return list(found.values())
 
 
 def _pair(option: Option) -> Pair:

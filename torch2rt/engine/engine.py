@@ -229,7 +229,7 @@ class Engine:
         while len(self._runnables) > self.max_plans:
             self._runnables.popitem(last=False)
             used = {
-                (step.plan_step.tactic, step.spec.name, step.spec.signature)
+                (step.plan_step.tactic, step.spec.name, step.spec.code_signature)
                 for runnable in self._runnables.values()
                 for step in runnable.executable.steps
             }
@@ -237,7 +237,7 @@ class Engine:
 
     def prepare(self, tactic: str, spec: LayerSpec) -> Prepared:
         """A tactic's code for a spec, made once and shared by plans."""
-        key = (tactic, spec.name, spec.signature)
+        key = (tactic, spec.name, spec.code_signature)
         with self._lock:
             if key not in self._prepared:
                 self._prepared[key] = self._tactic(tactic, spec).prepare(spec, self.weights)
