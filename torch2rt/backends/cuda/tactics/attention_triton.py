@@ -121,20 +121,13 @@ class TritonAttention(Tactic):
         if isinstance(heads, Refusal):
             raise Unprepared(heads.reason)
         kind = attention_kind(spec)
-        element = TRITON_TYPES[spec.inputs[0].dtype]
         e, d = _padded_features(spec, heads)
-        sizes = ((self.block_m, e), (self.block_n, e), (self.block_n, d))
-        types = [
-            (
-                name,
-                f"tensordesc<{element}[1, 1, {rows}, {size}]>" if self.is_mapped
-                else f"*{element}",
-            )
-            for name, (rows, size) in zip(("q", "k", "v"), sizes, strict=True)
-        ]
         mask_dtype = spec.inputs[3].dtype if kind.has_mask else None
-        types.append(("mask", f"*{_MASK_TYPES[mask_dtype]}" if mask_dtype else "constexpr"))
-        types.append(("y", f"*{TRITON_TYPES[spec.outputs[0].dtype]}"))
+        types = [
+            *self._operand_types(spec.inputs[0].dtype, e, d),
+            ("mask", f"*{_MASK_TYPES[mask_dtype]}" if mask_dtype else "constexpr"),
+            ("y", f"*{TRITON_TYPES[spec.outputs[0].dtype]}"),
+        ]
         constants: dict[str, Value] = {
             "SCALE": kind.scale * math.log2(math.e),
             "MASK": "none" if not mask_dtype else "bool" if mask_dtype is DType.BOOL else "float",
@@ -161,6 +154,17 @@ class TritonAttention(Tactic):
             grid, [*arguments, Out(0), *numbers], current_device().capability >= (9, 0)
         )
         return KernelPrepared([launch])
+
+    def _operand_types(self, dtype: DType, e: int, d: int) -> list[tuple[str, str]]:
+        """Parameters q, k and v, and their types."""
+        element = TRITON_TYPES[dtype]
+        sizes = {"q": (self.block_m, e), "k": (self.block_n, e), "v": (self.block_n, d)}
+        if not self.is_mapped:
+            return [(name, f"*{element}") for name in sizes]
+        return [
+            (name, f"tensordesc<{element}[1, 1, {rows}, {size}]>")
+            for name, (rows, size) in sizes.items()
+        ]
 
 
 def _map_batches(heads: Heads) -> list[tuple[tuple[int, int], tuple[int, int, int]]]:
