@@ -193,8 +193,9 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(384, @BLO
     const __grid_constant__ TensorMap a_map, const __grid_constant__ TensorMap b_map,
     const __grid_constant__ TensorMap y_map, int m, int n, int steps, int tiles@PARAMETERS@
 ) {
-    extern __shared__ u8 raw[];
-    const u32 base = (shared_address(raw) + 1023) & ~1023u;
+    extern __shared__ __align__(1024) u8 raw[];
+    const u32 base = shared_address(raw);
+    if (base & 1023) asm volatile("trap;");  // stages would not lie where their maps swizzle them
     const u32 staging = base + STAGES * (A_BYTES + B_BYTES);
     const u32 full = staging + 2 * STAGING_BYTES, empty = full + 8 * STAGES;
     const u32 fetches = empty + 8 * STAGES;

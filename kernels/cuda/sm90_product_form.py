@@ -16,8 +16,7 @@ AHEAD = {64: 2, 128: 8, 192: 2}
 BLOCKS = {64: 2, 128: 1, 192: 1}
 # Registers of a thread that copies, and of one that multiplies.
 REGISTERS = {1: (40, 232), 2: (24, 104)}
-_ALIGNMENT = 1024
-_BARRIER_BYTES = 1024
+_BARRIER_BYTES = 128  # two for each of up to six stages, and two
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,4 +124,4 @@ class ProductForm:
         """Dynamic shared memory of a block."""
         stage = (BLOCK_M + self.block_n) * self.row_bytes
         beside = 2 * (self.staging_bytes + self.column_bytes)
-        return self.stages * stage + beside + _BARRIER_BYTES + _ALIGNMENT
+        return self.stages * stage + beside + _BARRIER_BYTES
