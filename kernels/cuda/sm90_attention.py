@@ -72,7 +72,8 @@ def attention_source(form: AttentionForm) -> str:
         "ARRIVING_BYTES": form.values * form.row_bytes,
         "VALUE_BYTES": form.values * ROW_BYTES, "IS_CAUSAL": int(form.is_causal),
         "KEY_ROW_BYTES": form.row_bytes, "IS_FLOAT8": int(form.is_float8),
-        "CAN_PASS": int(form.can_pass), "QUERY_BUFFERS": QUERY_BUFFERS, "MASK_BYTES": MASK_BYTES,
+        "CAN_PASS": int(form.can_pass), "TAKES_TURNS": int(form.takes_turns),
+        "QUERY_BUFFERS": QUERY_BUFFERS, "MASK_BYTES": MASK_BYTES,
         "VALUE_ARRIVALS": CONVERTING_WARPS if form.is_float8 else 1,
         "HAS_MASK": int(mask is not None),
         "IS_OF_KEYS": int(mask is not None and mask.is_of_keys), "FEW": few, "MANY": many,
@@ -231,11 +232,36 @@ T2R_DEVICE u64 describe_values(u32 low, int step) {
     const u32 moved = low + step * (MOVE - (MOVE << 16));
     return moved | ((u64)(8 * ROW_BYTES >> 4) << 32) | ((u64)1 << 62);
 }
+// A warpgroup's own.
+struct Worker {
+    Ring ring;
+    u32 queries, queries_full;
+    int group, warp;
+    const TensorMap *q_map, *y_map;
+    const Mask* mask;
+};
+// Warps of one part of a multiprocessor share its unit for exponentials. Where they take turns, one
+// has it for itself, and the others do meanwhile what needs none; at once, they would all wait for
+// it, and then for tensor cores.
+T2R_DEVICE int turn_of(int warp, int group) { return 1 + GROUPS + warp * GROUPS + group; }
+T2R_DEVICE void wait_for_turn(const Worker& worker) {
+    if (TAKES_TURNS) named_sync(turn_of(worker.warp, worker.group), 64);
+}
+T2R_DEVICE void give_turn(const Worker& worker) {
+    const int next = worker.group + 1 < GROUPS ? worker.group + 1 : 0;
+    if (TAKES_TURNS) named_arrive(turn_of(worker.warp, next), 64);
+}
+// Turns of each warpgroup of this block.
+T2R_DEVICE int count_turns() {
+    const int items = (ITEMS - (int)blockIdx.x + (int)gridDim.x - 1) / (int)gridDim.x;
+    return (items * TILES + GROUPS - 1) / GROUPS * CHUNKS;
+}
+
 // Shares of a chunk, and what they take of the values. The sums of the first half run while the
 // shares of the second are made. A warp without rows multiplies whatever its registers hold.
 T2R_DEVICE void take_values(
-    State& state, const float (&scores)[SCORES / 2], u32 values, const float (&shift)[2], bool adds,
-    bool has_rows
+    const Worker& worker, State& state, const float (&scores)[SCORES / 2], u32 values,
+    const float (&shift)[2], bool adds, bool has_rows
 ) {
     constexpr int STEPS = VALUES / 16, HALF = (STEPS + 1) / 2;
     u32 shares[4 * STEPS];
@@ -255,6 +281,7 @@ T2R_DEVICE void take_values(
                 shares[i] = pack2<Half>(low, high);
             }
         }
+        if (end == STEPS) give_turn(worker);
         sums_begin();
 #pragma unroll
         for (int done = step; done < end; done++)
@@ -264,14 +291,6 @@ T2R_DEVICE void take_values(
     sums_commit();
 }
 
-// A warpgroup's own.
-struct Worker {
-    Ring ring;
-    u32 queries, queries_full;
-    int group, warp;
-    const TensorMap *q_map, *y_map;
-    const Mask* mask;
-};
 T2R_DEVICE void load_queries(const Worker& worker, int buffer, const Tile& tile) {
     const u32 full = worker.queries_full + 8 * buffer;
     barrier_expect(full, QUERY_BYTES);
@@ -372,8 +391,8 @@ template <int WHICH> T2R_DEVICE void take_step(
                  keys_at(ring, is_ahead ? now.slot : step.slot));
 
     if (chunk == 0) state.highest[0] = state.highest[1] = HIDDEN;
-    const bool has_rows = SPARE_WARPS == 0
-        || (warp >= step.tile.warp && step.tile.row + 16 * warp < ROWS);
+    // Where all warps have rows, this keeps exponentials behind the wait for their turn.
+    const bool has_rows = warp >= step.tile.warp && step.tile.row + 16 * warp < ROWS;
     float shift[2] = {0.0f, 0.0f};
     if (has_rows) {
         if (HAS_MASK && IS_OF_KEYS)
@@ -387,7 +406,8 @@ template <int WHICH> T2R_DEVICE void take_step(
     hold(state.sums);
     barrier_wait(ring.values_full + 8 * step.slot.stage, step.slot.parity);
     const u32 values = keys_at(ring, step.slot) + KEY_ROOM, ones = ring.base + STAGES * STAGE_BYTES;
-    take_values(state, scores, low_of_values(values, ones), shift, chunk > 0, has_rows);
+    wait_for_turn(worker);
+    take_values(worker, state, scores, low_of_values(values, ones), shift, chunk > 0, has_rows);
     sums_wait<0>();
     hold(others);
     hold(state.sums);
@@ -412,18 +432,27 @@ T2R_DEVICE void attend(const Worker& worker) {
     }
     __syncwarp();
     pass_by(worker.ring, step);
-    if (step.tile.item >= ITEMS) return;
+    int turns = count_turns();
+    if (worker.group == GROUPS - 1) give_turn(worker);
     float even[SCORES / 2], odd[SCORES / 2];
     State state;
-    wait_for_scores(worker, step, true);
+    const bool has_tiles = step.tile.item < ITEMS;
+    if (has_tiles) wait_for_scores(worker, step, true);
     begin_scores(even, worker.queries, keys_at(worker.ring, step.slot));
     sums_wait<0>();
     hold(even);
-    while (true) {
+    while (has_tiles) {
         take_step<0>(worker, state, even, odd, step);
+        turns--;
         if (step.tile.item >= ITEMS) break;
         take_step<1>(worker, state, odd, even, step);
+        turns--;
         if (step.tile.item >= ITEMS) break;
+    }
+#pragma unroll 1
+    for (int i = 0; TAKES_TURNS && i < turns; i++) {
+        wait_for_turn(worker);
+        give_turn(worker);
     }
     if (threadIdx.x % 32 == 0) stores_are_done();
 }

@@ -143,6 +143,16 @@ class AttentionForm:
         return self.is_causal or last < self.groups
 
     @property
+    def takes_turns(self) -> bool:
+        """Whether warpgroups make exponentials in turn; none may run ahead by more than a step.
+
+        Else one could wait for a chunk whose place another, waiting for its turn, keeps.
+        """
+        tiles = math.ceil(self.rows / TILE_ROWS)
+        is_even = self.tiles % self.groups == 0 and tiles % self.groups == 0
+        return self.groups > 1 and is_even and not self.is_causal and self.stages > MIN_STAGES + 1
+
+    @property
     def threads(self) -> int:
         """Threads of a block."""
         return 128 * (1 + self.groups)

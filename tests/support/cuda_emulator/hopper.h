@@ -44,6 +44,18 @@ inline void arrive(Barrier& barrier) {
     barrier.settle();
 }
 
+// A barrier with a number, at which some wait and some only arrive.
+struct Named {
+    int arrived;
+    unsigned phase;
+    void arrive(int threads) {
+        if (++arrived < threads) return;
+        arrived = 0;
+        phase++;
+    }
+};
+static Named named[MAX_BARRIERS];
+
 // Rows of a box between shared memory and a mapped tensor; ``first`` innermost axis first.
 inline void move_box(const TensorMap& map, unsigned to, const int* first, bool is_store) {
     const unsigned row_bytes = map.box[0] * map.itemsize;
@@ -171,7 +183,8 @@ inline void barrier_init(unsigned barrier, int count) {
     *(t2r_emulated::Barrier*)t2r_emulated::shared_at(barrier) =
         {(unsigned char)count, (unsigned char)count, 0, 0x5a, 0};
 }
-inline void barriers_are_made() {}
+// What an earlier block left behind is gone.
+inline void barriers_are_made() { memset(t2r_emulated::named, 0, sizeof(t2r_emulated::named)); }
 inline void barrier_arrive(unsigned barrier) {
     t2r_emulated::arrive(t2r_emulated::barrier_at(barrier));
 }
@@ -213,7 +226,16 @@ inline void take_floats(float (&values)[2], unsigned at) {
     if (at % 8) t2r_emulated::fail("two floats at %u", at);
     memcpy(values, t2r_emulated::shared_at(at), 8);
 }
-#define named_sync(name, threads) t2r_emulated::barrier(name, threads, __LINE__)
+inline void named_arrive(int name, int threads) { t2r_emulated::named[name].arrive(threads); }
+inline void named_sync(int name, int threads) {
+    t2r_emulated::Named& barrier = t2r_emulated::named[name];
+    const unsigned phase = barrier.phase;
+    barrier.arrive(threads);
+    for (int spin = 0; barrier.phase == phase; spin++) {
+        if (spin == t2r_emulated::SPINS) t2r_emulated::fail("waits for ever for others: %d", name);
+        t2r_emulated::yield_thread();
+    }
+}
 inline void sums_begin() { __syncwarp(); }
 inline void sums_commit() { __syncwarp(); }
 template <int LEFT> inline void sums_wait() { __syncwarp(); }
