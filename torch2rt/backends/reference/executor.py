@@ -8,6 +8,7 @@ import torch
 
 from torch2rt.layers.specialize import specialize_kind, specialize_type
 from torch2rt.network.dim import is_symbol, substitute
+from torch2rt.network.dtype import DType
 from torch2rt.network.layer import Layer, run_reference
 from torch2rt.network.network import Network
 from torch2rt.network.tensor import Tensor
@@ -29,8 +30,8 @@ def run_network(
 ) -> dict[str, torch.Tensor]:
     """Outputs by name for inputs by name, in torch, on the CPU or the ``device`` of the inputs.
 
-    ``dtype=torch.float64`` computes every float in double precision. ``observe`` is called after
-    each layer with its inputs and outputs.
+    ``dtype=torch.float64`` computes every float in double precision, and so do float64 inputs in
+    place of others. ``observe`` is called after each layer with its inputs and outputs.
     """
     return NetworkRunner(network, dtype=dtype, device=device).run(inputs, observe=observe)
 
@@ -66,13 +67,17 @@ class NetworkRunner:
         }
         remaining = {tensor: len(tensor.users) for tensor in network.tensors}
         kept = set(network.outputs.values())
+        is_exact = self.dtype is torch.float64 or any(
+            x.dtype is torch.float64 and network.inputs[name].dtype is not DType.FLOAT64
+            for name, x in inputs.items()
+        )
         with torch.set_grad_enabled(has_gradients), self.device:
             for layer in network.layers:
                 arguments = tuple(self._read(tensor, values) for tensor in layer.inputs)
                 results = run_reference(
                     specialize_kind(layer.kind, symbols), layer.epilogue, arguments,
                     [specialize_type(output.type, symbols) for output in layer.outputs],
-                    is_exact=self.dtype is torch.float64,
+                    is_exact=is_exact,
                 )
                 if decide is not None:
                     results = decide(layer, arguments, results)
