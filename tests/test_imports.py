@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from needs import needs_onednn
 
 import torch2rt
 
@@ -53,6 +54,7 @@ def test_importing_torch2rt_imports_neither_torch_nor_optional_packages():
     assert done.returncode == 0, done.stderr
 
 
+@needs_onednn
 def test_an_engine_loads_and_runs_without_torch(tmp_path):
     model = torch.nn.Sequential(
         torch.nn.Conv2d(3, 16, 3, padding=1), torch.nn.ReLU(), torch.nn.MaxPool2d(2),

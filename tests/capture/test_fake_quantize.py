@@ -6,6 +6,7 @@ import warnings
 import pytest
 import torch
 import torch.ao.quantization as tq
+from needs import needs_onednn
 from torch import nn
 from torch.testing._internal.two_tensor import TwoTensor
 
@@ -51,6 +52,7 @@ def still(model: nn.Module) -> nn.Module:
     return model.apply(tq.disable_observer)
 
 
+@needs_onednn
 def test_a_trained_model_runs_in_bytes_with_its_own_ranges_at_any_batch():
     model = still(trained())
     before = copy.deepcopy(model.state_dict())

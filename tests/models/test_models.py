@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 import zoo
+from needs import needs_onednn
 from torch import nn
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -48,6 +49,7 @@ def through_torch(engine):
     return [step.layer for step in plan.steps if ".torch." in step.tactic]
 
 
+@needs_onednn
 @pytest.mark.parametrize("name", [*CONVOLUTIONAL, *OTHERS])
 def test_model_agrees_with_eager_and_falls_back_nowhere(name, cache):
     model, inputs = zoo.build(f"small/{name}")

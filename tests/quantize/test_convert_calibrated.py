@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from needs import needs_onednn
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -197,6 +198,7 @@ def test_bad_data_is_a_clear_error(source, message, net, cache):
         convert(net, torch.randn(4, 3, 8, 8), cache, calibration=source)
 
 
+@needs_onednn
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_a_model_in_half_runs_in_bytes_on_a_cpu_without_torch(dtype):
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 5))

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from needs import needs_onednn
 from torch import nn
 
 import torch2rt
@@ -93,6 +94,7 @@ class Casting(nn.Module):
         return self.conv(x.float()).relu().double()
 
 
+@needs_onednn
 @pytest.mark.parametrize("precision", ["fp32", {"*": "int8"}], ids=str)
 def test_casts_of_a_float32_model_are_steps_of_their_own(precision, x, cache):
     torch.manual_seed(0)
