@@ -40,10 +40,8 @@ from torch2rt.kernels.cuda.sm90_attention_float8 import (
 from torch2rt.kernels.cuda.sm90_attention_form import (
     FEATURES,
     MASK_BYTES,
-    ONES_BYTES,
     QUERY_BUFFERS,
     ROW_BYTES,
-    SUMS,
     TILE_ROWS,
     AttentionForm,
 )
@@ -65,16 +63,14 @@ def attention_source(form: AttentionForm) -> str:
         "ROWS": form.rows, "KEYS": form.keys, "MID": form.batch[1], "ITEMS": form.items,
         "SPLITS": form.splits, "TILES": form.tiles, "CHUNKS": form.chunks,
         "SCORES": form.scores, "VALUES": form.values, "GROUPS": form.groups,
-        "STAGES": form.stages, "FEATURES": FEATURES, "SUMS": SUMS,
-        "ONES_BYTES": ONES_BYTES, "ROW_BYTES": ROW_BYTES,
+        "STAGES": form.stages, "FEATURES": FEATURES, "ROW_BYTES": ROW_BYTES,
         "QUERY_BYTES": TILE_ROWS * form.row_bytes, "KEY_BYTES": form.scores * form.row_bytes,
         "QUERY_ROOM": form.query_room, "KEY_ROOM": form.key_room, "STAGE_BYTES": form.stage_bytes,
         "ARRIVING": form.key_room + (form.values * ROW_BYTES if form.is_float8 else 0),
         "ARRIVING_BYTES": form.values * form.row_bytes,
         "VALUE_BYTES": form.values * ROW_BYTES, "IS_CAUSAL": int(form.is_causal),
         "KEY_ROW_BYTES": form.row_bytes, "IS_FLOAT8": int(form.is_float8),
-        "CAN_PASS": int(form.can_pass), "TAKES_TURNS": int(form.takes_turns),
-        "QUERY_BUFFERS": QUERY_BUFFERS, "MASK_BYTES": MASK_BYTES,
+        "CAN_PASS": int(form.can_pass), "QUERY_BUFFERS": QUERY_BUFFERS, "MASK_BYTES": MASK_BYTES,
         "VALUE_ARRIVALS": CONVERTING_WARPS if form.is_float8 else 1,
         "HAS_MASK": int(mask is not None),
         "IS_OF_KEYS": int(mask is not None and mask.is_of_keys), "FEW": few, "MANY": many,
@@ -114,7 +110,7 @@ def _products(half: str, scores: int, is_float8: bool) -> str:
     def outputs(count: int) -> str:
         return ", ".join(f'"+f"(d[{i}])' for i in range(count))
 
-    s, v = scores // 2, SUMS // 2
+    s, v = scores // 2, FEATURES // 2
     keys = f"""
 #ifdef T2R_EMULATED
 T2R_DEVICE void multiply_keys(float (&d)[SCORES / 2], u64 a, u64 b, int adds) {{
@@ -133,15 +129,15 @@ T2R_DEVICE void multiply_keys(float (&d)[SCORES / 2], u64 a, u64 b, int adds) {{
 """
     return (multiply_bytes(scores) if is_float8 else keys) + f"""
 #ifdef T2R_EMULATED
-T2R_DEVICE void multiply_values(float (&d)[SUMS / 2], const u32* a, u64 b, int adds) {{
+T2R_DEVICE void multiply_values(float (&d)[FEATURES / 2], const u32* a, u64 b, int adds) {{
     t2r_emulated::multiply_columns<Half>(d, a, b, adds);
 }}
 #else
-// d [64, SUMS] (+)= a b: shares of 16 keys from registers, rows of values as they lie, and ones.
-T2R_DEVICE void multiply_values(float (&d)[SUMS / 2], const u32* a, u64 b, int adds) {{
+// d [64, FEATURES] (+)= a b: shares of 16 keys from registers, rows of values as they lie.
+T2R_DEVICE void multiply_values(float (&d)[FEATURES / 2], const u32* a, u64 b, int adds) {{
     asm volatile(
         "{{ .reg .pred p; setp.ne.b32 p, %{v + 5}, 0; "
-        "wgmma.mma_async.sync.aligned.m64n{SUMS}{shape} "
+        "wgmma.mma_async.sync.aligned.m64n{FEATURES}{shape} "
         "{{{registers(v)}}}, {{{registers(4, v)}}}, %{v + 4}, p, 1, 1, 1; }}"
         : {outputs(v)}
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(adds));
@@ -209,7 +205,7 @@ extern "C" __global__ void __launch_bounds__(@THREADS, @BLOCKS) t2r_attention(
 ) {
     extern __shared__ u8 raw[];
     const u32 base = (shared_address(raw) + 1023) & ~1023u;
-    const u32 ones = base + STAGES * STAGE_BYTES, queries = ones + ONES_BYTES;
+    const u32 queries = base + STAGES * STAGE_BYTES;
     const u32 masks = queries + QUERY_BUFFERS * GROUPS * QUERY_ROOM;
     const u32 full = masks + STAGES * MASK_BYTES, queries_full = full + 32 * STAGES;
     const Ring ring = {base, masks, full, full + 8 * STAGES, full + 16 * STAGES,
@@ -225,9 +221,6 @@ extern "C" __global__ void __launch_bounds__(@THREADS, @BLOCKS) t2r_attention(
         for (int i = 0; i < QUERY_BUFFERS * GROUPS; i++) barrier_init(queries_full + 8 * i, 1);
         barriers_are_made();
     }
-    for (int i = threadIdx.x; i < ONES_BYTES / 4; i += @THREADS)
-        put_word(ones + 4 * i, pack2<Half>(1.0f, 1.0f));
-    publish();
     __syncthreads();
     t2r_wait();
     if (group == 0) {
@@ -235,11 +228,10 @@ extern "C" __global__ void __launch_bounds__(@THREADS, @BLOCKS) t2r_attention(
         if (threadIdx.x < 32) fill(ring, &k_map, &v_map, @MASK);
 @CONVERT    } else {
         registers_up_to<MANY>();
-        // So the compiler sees that all lanes have the same numbers, and take the same branches.
+        // The compiler sees that all lanes have the same number, and so take the same branches.
         const int mine = __shfl_sync(0xffffffffu, group - 1, 0);
-        const int warp = __shfl_sync(0xffffffffu, threadIdx.x % 128 / 32, 0);
         attend({ring, queries + mine * (QUERY_BUFFERS * QUERY_ROOM),
-                queries_full + mine * (QUERY_BUFFERS * 8), mine, warp, &q_map, &y_map, @MASK});
+                queries_full + mine * (QUERY_BUFFERS * 8), mine, &q_map, &y_map, @MASK});
     }
 }
 """

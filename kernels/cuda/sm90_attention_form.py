@@ -9,9 +9,7 @@ from torch2rt.kernels.cuda.sm90_attention_float8 import FLOAT8_REGISTERS
 from torch2rt.network.dtype import DType
 
 FEATURES = 64  # of a query, a key and a value
-SUMS = FEATURES + 8  # columns of the second product, of which eight are of ones
-ONES_BYTES = 2048  # for 16 keys of them
-TILE_ROWS, WARP_ROWS = 64, 16  # queries of a warpgroup, and of a warp, which it stores
+TILE_ROWS = 64  # queries of a warpgroup
 ROW_BYTES = 128  # of 16 bits
 _BOX_ALIGNMENT = 1024  # where swizzled rows start
 # Tiles of queries that a warpgroup holds: one it works on, one it will, one whose result leaves.
@@ -143,16 +141,6 @@ class AttentionForm:
         return self.is_causal or last < self.groups
 
     @property
-    def takes_turns(self) -> bool:
-        """Whether warpgroups make exponentials in turn; none may run ahead by more than a step.
-
-        Else one could wait for a chunk whose place another, waiting for its turn, keeps.
-        """
-        tiles = math.ceil(self.rows / TILE_ROWS)
-        is_even = self.tiles % self.groups == 0 and tiles % self.groups == 0
-        return self.groups > 1 and is_even and not self.is_causal and self.stages > MIN_STAGES + 1
-
-    @property
     def threads(self) -> int:
         """Threads of a block."""
         return 128 * (1 + self.groups)
@@ -162,7 +150,7 @@ class AttentionForm:
         """Dynamic shared memory of a block."""
         queries = QUERY_BUFFERS * self.groups * self.query_room
         stage = self.stage_bytes + MASK_BYTES
-        return self.stages * stage + ONES_BYTES + queries + _BARRIER_BYTES + _BOX_ALIGNMENT
+        return self.stages * stage + queries + _BARRIER_BYTES + _BOX_ALIGNMENT
 
 
 def _rounded(size_bytes: int) -> int:

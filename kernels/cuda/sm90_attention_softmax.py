@@ -59,8 +59,8 @@ T2R_DEVICE void apply_key_mask(float (&scores)[SCORES / 2], u32 mask, int column
     }
 }
 // Scores that do not count: of keys beyond the last, which lie in the last chunk, and of later keys
-// than the query. ``tile`` is the tile's first row.
-T2R_DEVICE void hide(float (&scores)[SCORES / 2], int row, int tile, int chunk, int column) {
+// than the query.
+T2R_DEVICE void hide(float (&scores)[SCORES / 2], int row, int chunk, int column) {
     constexpr int LAST = KEYS - (CHUNKS - 1) * SCORES;
     if (LAST < SCORES && !IS_OF_KEYS && chunk == CHUNKS - 1) {
 #pragma unroll
@@ -70,12 +70,20 @@ T2R_DEVICE void hide(float (&scores)[SCORES / 2], int row, int tile, int chunk, 
         }
     }
     const int key = chunk * SCORES;
-    if (IS_CAUSAL && key + SCORES > tile) {
+    if (IS_CAUSAL && key + SCORES > row - row % 64) {
         const int end = row + 1 - key - column;
 #pragma unroll
         for (int i = 0; i < SCORES / 2; i++)
             if (i / 4 * 8 + i % 2 >= end + i / 2 % 2 * 8) scores[i] = HIDDEN;
     }
+}
+T2R_DEVICE float over_row(float x, bool is_sum) {
+#pragma unroll
+    for (int step = 1; step < 4; step *= 2) {
+        const float other = __shfl_xor_sync(0xffffffffu, x, step);
+        x = is_sum ? x + other : fmaxf(x, other);
+    }
+    return x;
 }
 T2R_DEVICE float largest_of(const float (&scores)[SCORES / 2], int part) {
     float found[2] = {HIDDEN, HIDDEN};  // two at a time: each waits for the one before
@@ -83,10 +91,6 @@ T2R_DEVICE float largest_of(const float (&scores)[SCORES / 2], int part) {
     for (int j = 0; j < SCORES / 8; j++)
 #pragma unroll
         for (int i = 0; i < 2; i++) found[i] = fmaxf(found[i], scores[4 * j + 2 * part + i]);
-    float largest = fmaxf(found[0], found[1]);
-#pragma unroll
-    for (int step = 1; step < 4; step *= 2)
-        largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, step));
-    return largest;
+    return over_row(fmaxf(found[0], found[1]), false);
 }
 """

@@ -8,16 +8,11 @@ not; a warpgroup's tiles are every GROUPS-th of all tiles of its block.
 from __future__ import annotations
 
 WALK = r"""
-// Tiles of a block, counted through all its items. A tile's first warp with rows is ``warp``: where
-// the last tile of a matrix leaves warps without any, they are another part of a multiprocessor's
-// warps from matrix to matrix.
-struct Tile { int item, row, mid, far, warp; };
-constexpr int SPARE_WARPS = ROWS % 64 ? (64 - ROWS % 64) / 16 : 0;
+// Tiles of a block, counted through all its items.
+struct Tile { int item, row, mid, far; };
 T2R_DEVICE Tile tile_of(int count) {
     const int item = blockIdx.x + count / TILES * gridDim.x, matrix = item / SPLITS;
-    const int row = (item % SPLITS * TILES + count % TILES) * 64;
-    const int warp = row < ROWS && row + 64 > ROWS ? matrix % (SPARE_WARPS + 1) : 0;
-    return {item, row - 16 * warp, matrix % MID, matrix / MID, warp};
+    return {item, (item % SPLITS * TILES + count % TILES) * 64, matrix % MID, matrix / MID};
 }
 // This warpgroup's next tile that has rows.
 T2R_DEVICE Tile next_tile(int& count) {

@@ -26,7 +26,6 @@ from torch2rt.kernels.cuda.sm90_attention_form import (
     FEATURES,
     MIN_STAGES,
     TILE_ROWS,
-    WARP_ROWS,
     AttentionForm,
     MaskForm,
 )
@@ -160,7 +159,7 @@ def _arguments(
         mapped(q, heads.rows, heads.q, TILE_ROWS), mapped(k, heads.keys, heads.k, form.scores),
         # Bytes of values are read by threads.
         mapped(v, heads.keys, heads.v, form.values, is_swizzled=not form.is_float8),
-        mapped(Out(0), heads.rows, heads.y, WARP_ROWS, form.result),
+        mapped(Out(0), heads.rows, heads.y, TILE_ROWS, form.result),
     ]
     if form.mask is not None:
         arguments.append(operand(spec, weights, 3))
