@@ -15,8 +15,8 @@ _BOX_ALIGNMENT = 1024  # where swizzled rows start
 # Tiles of queries that a warpgroup holds: one it works on, one it will, one whose result leaves.
 QUERY_BUFFERS = 3
 # The most keys of a chunk by the warpgroups that multiply: of each key a thread holds half a
-# score, twice, and a quarter of a register of shares.
-MAX_CHUNK = {1: 112, 2: 128, 3: 72}
+# score, twice if it looks ahead, and a quarter of a register of shares.
+MAX_CHUNK = {1: 112, 2: 128, 3: 128}
 # The scores of a chunk are begun before the one in front of it is let go of.
 MIN_STAGES = 2
 # Registers of a thread that copies and of one that multiplies, by the warpgroups that multiply.
@@ -139,6 +139,11 @@ class AttentionForm:
         """Whether a warpgroup may have no use of a chunk: later keys, or too few tiles."""
         last = math.ceil(self.rows / TILE_ROWS) - (self.splits - 1) * self.tiles
         return self.is_causal or last < self.groups
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether scores of the next chunk are made during the softmax of one."""
+        return self.groups < 3
 
     @property
     def threads(self) -> int:

@@ -1,6 +1,7 @@
 """What a warpgroup of sm90_attention.py does: step by step scores, shares, sums; then the result.
 
-While the shares of a step are made, tensor cores make the scores of the next one.
+While one or two warpgroups make the shares of a step, tensor cores make their scores of the next
+one. Three have no registers for two sets of scores: one's products run under another's shares.
 """
 
 from __future__ import annotations
@@ -107,6 +108,15 @@ T2R_DEVICE void wait_for_scores(const Worker& worker, const Step& step, bool is_
     if (is_first) barrier_wait(worker.queries_full + 8 * step.buffer, step.parity);
     barrier_wait(worker.ring.keys_full + 8 * step.slot.stage, step.slot.parity);
 }
+T2R_DEVICE void make_scores(
+    const Worker& worker, float (&scores)[SCORES / 2], const Step& step, bool is_first
+) {
+    wait_for_scores(worker, step, is_first);
+    begin_scores(scores, worker.queries + step.buffer * QUERY_ROOM,
+                 keys_at(worker.ring, step.slot));
+    sums_wait<0>();
+    hold(scores);
+}
 
 // The chunk of a step: whether its scores are the even or the odd ones tells, if there are two.
 constexpr bool IS_KNOWN = CHUNKS == 1 || (CHUNKS == 2 && !IS_CAUSAL);
@@ -114,7 +124,7 @@ template <int WHICH> T2R_DEVICE int chunk_of(const Step& step) {
     return IS_KNOWN ? CHUNKS * WHICH / 2 : step.chunk;
 }
 
-// A step, whose scores are there; meanwhile those of the next one are made.
+// A step. With LOOKS_AHEAD its scores are there, and meanwhile those of the next one are made.
 template <int WHICH> T2R_DEVICE void take_step(
     const Worker& worker, State& state, float (&scores)[SCORES / 2], float (&others)[SCORES / 2],
     Step& now
@@ -133,9 +143,13 @@ template <int WHICH> T2R_DEVICE void take_step(
     }
     // Chunks that are passed by lie before the next one: it comes when this one has been let go.
     const bool goes_on = now.tile.item < ITEMS, is_ahead = goes_on && (!CAN_PASS || !now.passed);
-    if (is_ahead) wait_for_scores(worker, now, ends);
-    begin_scores(others, worker.queries + (is_ahead ? now : step).buffer * QUERY_ROOM,
-                 keys_at(ring, is_ahead ? now.slot : step.slot));
+    if (LOOKS_AHEAD) {
+        if (is_ahead) wait_for_scores(worker, now, ends);
+        begin_scores(others, worker.queries + (is_ahead ? now : step).buffer * QUERY_ROOM,
+                     keys_at(ring, is_ahead ? now.slot : step.slot));
+    } else {
+        make_scores(worker, scores, step, chunk == 0);
+    }
 
     if (chunk == 0) start(state);
     if (HAS_MASK && IS_OF_KEYS)
@@ -166,7 +180,7 @@ template <int WHICH> T2R_DEVICE void take_step(
         load_queries(worker, step.buffer > 0 ? step.buffer - 1 : QUERY_BUFFERS - 1, step.third);
     }
     sums_wait<0>();
-    hold(others);
+    if (LOOKS_AHEAD) hold(others);
     hold(state.sums);
     if (step.is_last()) let_go(ring, step.slot.stage);
     if (!ends) return;
@@ -174,12 +188,7 @@ template <int WHICH> T2R_DEVICE void take_step(
            step.tile);
     if (!CAN_PASS) return;
     pass_by(ring, now);
-    if (goes_on && !is_ahead) {
-        wait_for_scores(worker, now, true);
-        begin_scores(others, worker.queries + now.buffer * QUERY_ROOM, keys_at(ring, now.slot));
-        sums_wait<0>();
-        hold(others);
-    }
+    if (LOOKS_AHEAD && goes_on && !is_ahead) make_scores(worker, others, now, true);
 }
 
 T2R_DEVICE void attend(const Worker& worker) {
@@ -193,14 +202,11 @@ T2R_DEVICE void attend(const Worker& worker) {
     if (step.tile.item >= ITEMS) return;
     float even[SCORES / 2], odd[SCORES / 2];
     State state;
-    wait_for_scores(worker, step, true);
-    begin_scores(even, worker.queries, keys_at(worker.ring, step.slot));
-    sums_wait<0>();
-    hold(even);
+    if (LOOKS_AHEAD) make_scores(worker, even, step, true);
     while (true) {
         take_step<0>(worker, state, even, odd, step);
         if (step.tile.item >= ITEMS) break;
-        take_step<1>(worker, state, odd, even, step);
+        take_step<1>(worker, state, LOOKS_AHEAD ? odd : even, even, step);
         if (step.tile.item >= ITEMS) break;
     }
     if (threadIdx.x % 128 == 0) stores_are_done();
