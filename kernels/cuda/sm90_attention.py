@@ -1,26 +1,22 @@
 """y = softmax(scale * q k^T + mask) v on Hopper's tensor cores, for short sequences.
 
-q, k, v and y are [far, mid, rows, 64 features] of 16 bits with any strides that are multiples of 16
-bytes. A tile is 64 queries of a matrix; a warpgroup computes its scores against a chunk of up to
-208 keys at once, so that up to 208 keys need no running maximum: the largest score is known before
-the first exponential. Shares are rounded to 16 bits in the registers that the second product reads
-them from, and it begins while later shares are made. With more chunks, what there is of a row is
-rescaled when its maximum grows. A row whose keys are all hidden gives zeros.
+q, k, v and y are [far, mid, rows, 64 features] of 16 bits (or float8, see sm90_attention_float8.py)
+with any strides that are multiples of 16 bytes. A tile is 64 queries of a matrix; a warpgroup
+computes its scores against a chunk of up to 128 keys at once, and rescales what there is of a row
+when a later chunk has larger ones. Shares are rounded to 16 bits in the registers that the second
+product reads them from; its first half runs while the shares of the second are made. A row whose
+keys are all hidden gives zeros.
 
 A block has one warp that copies and GROUPS warpgroups that multiply. A ring of stages holds chunks
-of keys and values; a block takes TILES tiles of a matrix, in turn by its warpgroups, before it lets
-go of its chunks, and meanwhile fetches those of the next matrix. Each warpgroup fetches its next
-queries itself, and stores its result from where its queries were. Keys beyond the last are zeros
-that the copy engine fills in, and hidden.
+of keys and values, and of masks that all queries share; a block takes TILES tiles of a matrix, in
+turn by its warpgroups, before it lets go of its chunks, and meanwhile fetches those of the next
+matrix. Each warpgroup fetches its next queries itself, and stores its result from where its queries
+were. Keys beyond the last are zeros that the copy engine fills in, and hidden.
 
 Grid: persistent. Bytes moved: q and y once; k and v once per part of TILES tiles.
-Expected of ViT-B/16 at batch 64 (768 matrices of 197 x 197), per multiprocessor and matrix: memory
-5400 clocks, tensor cores 3300 (four tiles of 64, the last one nearly empty), exponentials 3200; so
-memory bounds it, 18 us, 22 with the first load and the last tile.
-Of BERT-base at 32 x 384: tensor cores and exponentials 9200 clocks each, memory 8000: 28 us, where
-warpgroups hide two thirds of each other's waits.
+Times, predicted and measured: docs/gpu-kernels.md.
 Limits: 64 features. Architectures: sm_90a alone. Source: PTX ISA, wgmma, mbarrier,
-cp.async.bulk.tensor; FlashAttention-3 (Shah et al. 2024) for warpgroups that take turns.
+cp.async.bulk.tensor; FlashAttention-3 (Shah et al. 2024) for scores that are made ahead.
 """
 
 from __future__ import annotations

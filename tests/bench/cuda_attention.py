@@ -105,7 +105,7 @@ def main() -> None:
             rows = sorted(zip(results, found, strict=True), key=lambda row: row[0][0])
             for (time_us, failure), (tactic, _) in rows:
                 rate, gbytes = f"{flops / time_us / 1e6:.0f}", f"{moved / time_us / 1e3:.0f}"
-                writer.writerow([name, tactic.name, f"{time_us:.2f}", rate, gbytes, failure])
+                writer.writerow([name, tactic.name, f"{time_us:.2f}", rate, gbytes, failure[:200]])
                 print(f"{name:20} {tactic.name:28} {time_us:8.2f} us {rate:>5} TFLOP/s "
                       f"{failure[:200]}", flush=True)
             file.flush()  # a run that is cut short keeps what it has

@@ -49,11 +49,17 @@ def operands(
 
 
 # rows, keys: one of each; tiles and chunks that are full, just begun and nearly full.
-SIZES = [(1, 1), (5, 300), (64, 16), (130, 70), (50, 50), (197, 197), (200, 410)]
+SIZES = {
+    "rows_64": [(1, 1), (5, 300), (64, 16), (50, 50), (197, 197)],
+    "matrix_2": [(5, 300), (130, 70), (197, 197)],
+    "matrix_3": [(1, 1), (197, 197), (200, 410)],
+}
 
 
-@pytest.mark.parametrize(("rows", "keys"), SIZES)
-@pytest.mark.parametrize("tactic", ["rows_64", "matrix_2", "matrix_3"])
+@pytest.mark.parametrize(
+    ("tactic", "rows", "keys"),
+    [(tactic, *size) for tactic, sizes in SIZES.items() for size in sizes],
+)
 def test_sizes(cuda_device, tactic: str, rows: int, keys: int) -> None:
     check_cuda_tactic(f"attention.wgmma.{tactic}", Attention(SCALE), operands((2,), rows, keys))
 
