@@ -6,10 +6,6 @@ import ctypes
 import struct
 from typing import Any
 
-import pytest
-
-from torch2rt.backends.cuda.triton import tensor_map
-
 _ITEMSIZES = {0: 1, 6: 2, 9: 2}  # CUtensorMapDataType
 # CUtensorMapSwizzle: the bytes of a row whose units are exchanged.
 _SWIZZLES = {0: 0, 2: 64, 3: 128}
@@ -39,9 +35,3 @@ def encode_tiled(
     )
     ctypes.memmove(raw, packed, len(packed))
     return 0
-
-
-@pytest.fixture
-def emulated_maps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Maps are made without a driver; not for tests on a GPU."""
-    monkeypatch.setattr(tensor_map, "_encode_tiled", lambda: encode_tiled)

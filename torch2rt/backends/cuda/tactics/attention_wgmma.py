@@ -10,7 +10,7 @@ from torch2rt.backends.cuda.constants import operand
 from torch2rt.backends.cuda.cpp.kernel import cpp_kernel
 from torch2rt.backends.cuda.cpp.print_cpp import missing_op, print_cpp
 from torch2rt.backends.cuda.device import current_device
-from torch2rt.backends.cuda.launch import Argument, Encoded, KernelPrepared, Launch, Out
+from torch2rt.backends.cuda.launch import Argument, Encoded, KernelPrepared, Launch, Out, Place
 from torch2rt.backends.cuda.rounding import unsaturated
 from torch2rt.backends.cuda.tactics.attention_triton import (
     Heads,
@@ -138,16 +138,15 @@ def _arguments(
     """Maps of q, k, v and y by what one copy moves, then the mask."""
 
     def mapped(
-        place: Argument, rows: int, strides: tuple[int, ...], box_rows: int,
+        place: Place, rows: int, strides: tuple[int, ...], box_rows: int,
         dtype: DType = form.dtype, is_swizzled: bool = True,
     ) -> Encoded:
         far, mid, _, row = strides
         swizzle = _SWIZZLE_128B if dtype.itemsize_bytes == 2 else _SWIZZLE_64B
         # An axis of size 1 has any stride but 0.
         outer = tuple(stride or FEATURES for stride in (far, mid, row))
-        assert not isinstance(place, Encoded)
         return encoded_map(
-            Matrix(place, (*heads.batch[:2], rows, FEATURES), (*outer, 1)),  # type: ignore[arg-type]
+            Matrix(place, (*heads.batch[:2], rows, FEATURES), (*outer, 1)),
             Box(
                 _ELEMENTS[dtype], dtype.itemsize_bytes, swizzle if is_swizzled else _NOT_SWIZZLED,
                 (1, 1, box_rows, FEATURES),
