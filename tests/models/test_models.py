@@ -83,6 +83,7 @@ class WithFallbacks(nn.Module):
         return torch.special.bessel_y0(y + 2).flatten(1)
 
 
+@needs_onednn
 def test_fallbacks_are_run_and_counted(cache):
     model, x = WithFallbacks().eval(), torch.randn(2, 3, 8, 8)
     rt = torch2rt.convert(model, x, timing_cache=cache, threads=2, progress=False)
@@ -93,6 +94,7 @@ def test_fallbacks_are_run_and_counted(cache):
     assert worst(rt(x), zoo.call(model, x)) < NETWORK["fp32"]
 
 
+@needs_onednn
 @pytest.mark.parametrize("name", ["mobilenet_v3", "unet", "bert", "lstm_tagger"])
 def test_a_saved_engine_gives_the_same_bits(name, cache, tmp_path):
     model, inputs = zoo.build(f"small/{name}")
