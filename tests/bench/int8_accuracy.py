@@ -20,9 +20,11 @@ import argparse
 import csv
 import dataclasses
 import importlib.util
+import multiprocessing
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, fields
 from datetime import date
 from pathlib import Path
@@ -38,7 +40,6 @@ import models as bench_models  # noqa: E402
 import photos  # noqa: E402
 from imagenet_mobilenet import mobilenet  # noqa: E402
 from torch import nn  # noqa: E402
-from tqdm import tqdm  # noqa: E402
 
 import torch2rt  # noqa: E402
 from torch2rt.bench.machine import machine_card  # noqa: E402
@@ -88,6 +89,9 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, help="tests every n-th image")
     parser.add_argument("--batches", type=int, help="calibrates on so many batches of 10")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--jobs", type=int, default=2, help="networks measured side by side, but for their times"
+    )
     parser.add_argument("--no-times", action="store_true", help="measures no times")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
@@ -95,16 +99,36 @@ def main() -> None:
     target = arguments.out or (
         HERE / "results" / f"int8_accuracy_{date.today().isoformat()}.csv"
     )
-    rows: list[Row] = []
-    for name in arguments.models:
-        if name == MNIST:
-            found = digits()
-        else:
-            found = measure(name, arguments)
-        for row in found:
-            rows.append(row)
+    rows: dict[str, list[Row]] = {name: [] for name in arguments.models}
+    tables = {}
+    jobs = arguments.jobs if arguments.device == "cpu" else 1
+    threads = max(1, torch.get_num_threads() // jobs)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, context, torch.set_num_threads, (threads,)) as pool:
+        waiting = {pool.submit(measured, name, arguments): name for name in arguments.models}
+        for future in as_completed(waiting):
+            rows[waiting[future]], tables[waiting[future]] = future.result()
+            write(target, rows)
+    for name, table in tables.items():
+        if table is None or arguments.no_times:
+            continue
+        for row in times(name, MODELS[name]().to(arguments.device), table, arguments.device):
+            rows[name].append(row)
             print(row, flush=True)
             write(target, rows)
+
+
+def measured(
+    name: str, arguments: argparse.Namespace
+) -> tuple[list[Row], CalibrationTable | None]:
+    """Rows of one network but for its times, and the table of the default."""
+    torch.manual_seed(0)
+    rows = []
+    tables: dict[str, list[CalibrationTable]] = {}
+    for row in digits() if name == MNIST else measure(name, arguments, tables):
+        rows.append(row)
+        print(row, flush=True)
+    return rows, tables[DEFAULT][0] if tables else None
 
 
 def digits() -> Iterator[Row]:
@@ -122,8 +146,10 @@ def digits() -> Iterator[Row]:
         yield Row(MNIST, one.name, one.total, agreement, accuracy=one.accuracy)
 
 
-def measure(name: str, arguments: argparse.Namespace) -> Iterator[Row]:
-    """Rows of one network."""
+def measure(
+    name: str, arguments: argparse.Namespace, tables: dict[str, list[CalibrationTable]]
+) -> Iterator[Row]:
+    """Rows of one network; the tables of its halves, by what is quantized how."""
     model = MODELS[name]().to(arguments.device)
     fast: dict[str, Any] = {  # one thread does not wait for others where the machine is busy
         "timing_cache": TimingCache(), "progress": False, "tune_budget_s": 0.0, "verify": False,
@@ -131,7 +157,6 @@ def measure(name: str, arguments: argparse.Namespace) -> Iterator[Row]:
     }
     near = halves_of(model, arguments, fast, is_far=False)
     far = halves_of(model, arguments, fast, is_far=True)
-    tables: dict[str, list[CalibrationTable]] = {}
     for label, options in contenders():
         start = time.perf_counter()
         engines, halves = [], far if options.get("is_far") else near
@@ -148,8 +173,6 @@ def measure(name: str, arguments: argparse.Namespace) -> Iterator[Row]:
         wanted = torch.cat([one.wanted for one in halves])
         counts = [str(len(engine.engine.report.get("floats", {}))) for engine in engines]
         yield row(name, label, got, wanted, elapsed, " and ".join(counts))
-    if not arguments.no_times:
-        yield from times(name, model, near[0].images[:1], tables[DEFAULT][0])
 
 
 def contenders() -> Iterator[tuple[str, dict[str, Any]]]:
@@ -190,10 +213,9 @@ def halves_of(
     return halves
 
 
-def times(
-    name: str, model: nn.Module, example: torch.Tensor, table: CalibrationTable
-) -> Iterator[Row]:
+def times(name: str, model: nn.Module, table: CalibrationTable, device: str) -> Iterator[Row]:
     """The time of engines as users get them: floats, the default, and all in 8 bits."""
+    example = photos.samples(photos.FOLDS[0][0])[:1].to(device)
     cache = TimingCache()
     everywhere = dataclasses.replace(table, floats={})
     floats = ("fp32", "fp16") if example.is_cuda else ("fp32",)
@@ -228,7 +250,7 @@ def times(
 def run(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
     """Logits, image by image, so that one plan serves."""
     with torch.no_grad():
-        return torch.cat([model(image).cpu() for image in tqdm(images.split(1), leave=False)])
+        return torch.cat([model(image).cpu() for image in images.split(1)])
 
 
 def row(
@@ -243,13 +265,13 @@ def row(
     )
 
 
-def write(path: Path, rows: list[Row]) -> None:
-    """The rows so far, under the machine card."""
+def write(path: Path, rows: dict[str, list[Row]]) -> None:
+    """The rows so far, by network, under the machine card."""
     with path.open("w", newline="") as file:
         file.writelines(f"# {line}\n" for line in machine_card().lines())
         writer = csv.DictWriter(file, [field.name for field in fields(Row)])
         writer.writeheader()
-        writer.writerows(asdict(one) for one in rows)
+        writer.writerows(asdict(one) for found in rows.values() for one in found)
 
 
 if __name__ == "__main__":
