@@ -167,8 +167,8 @@ def test_a_kernel_that_writes_beyond_its_output_is_told_by_name(tmp_path):
         "t_gpu::wild", cuda=CudaKernel(wild, "leaky", grid=blocks)
     )(body)
     model = Model(function).cuda().eval()
-    # 15 rows end within an allocation, so that what is written beyond them harms no operand: after 16
-    # the input may follow, and the kernel would lose for its result before this is seen.
+    # 15 rows end within an allocation, so that what is written beyond them harms no operand: after
+    # 16 the input may follow, and the kernel would lose for its result before this is seen.
     with pytest.raises(PluginError, match=r"plugin 't_gpu::wild', layer .* bytes after output 0"):
         torch2rt.convert(
             model, torch.randn(15, 64, device="cuda"), timing_cache=tmp_path / "t.jsonl",
