@@ -325,5 +325,5 @@ def desc_key(desc: MemoryDesc, spec: LayerSpec) -> tuple[Any, ...]:
     """Equal for descriptors that mean the same bytes; opaque ones are the layer's own."""
     base = (desc.dims, desc.data_type.name, desc.size_bytes)
     if desc.kind is not onednn.FormatKind.blocked:
-        return (*base, spec.signature)
+        return (*base, spec.code_signature)
     return (*base, desc.strides, desc.inner_blocks, desc.padded_dims)
