@@ -21,7 +21,7 @@ EPILOGUE_CASES: dict[str, dict[str, Case]] = {"matmul": {}}
 # Counts of the model of time, raised so that every tile takes a layer.
 LIMITS = (
     "WORTH_COMPILING", "POINTERS_BESIDE_MAPS", "BOXES_WORTH_COMPILING", "GATHERS_WORTH_COMPILING",
-    "PATCHES_WORTH_COMPILING", "SHARING_BLOCKS_PER_MULTIPROCESSOR",
+    "PATCHES_WORTH_COMPILING", "BESIDE_WGMMA", "SHARING_BLOCKS_PER_MULTIPROCESSOR",
 )
 # The largest box beside which the shared memory holds a residual.
 RESIDUAL_BOX = 128 * 128

@@ -6,6 +6,7 @@ import math
 from typing import Any, ClassVar
 
 from torch2rt.backends.cuda.device import Device, current_device
+from torch2rt.backends.cuda.triton import tiles
 from torch2rt.backends.cuda.triton.gemm import (
     Product,
     find_product,
@@ -18,10 +19,6 @@ from torch2rt.backends.cuda.triton.tiles import BYTE_MAP_TILES, POINTER_TILES, T
 from torch2rt.backends.spec import LayerSpec
 from torch2rt.backends.tactic import Prepared, Refusal, Tactic, Unprepared, Weights
 from torch2rt.layers.matmul import Matmul
-
-# Tiles that are worth compiling where Hopper's own kernel takes a product: compiling them is most
-# of what a build takes.
-_BESIDE_WGMMA = 2
 
 
 class TritonMatmul(Tactic):
@@ -52,7 +49,7 @@ class TritonMatmul(Tactic):
         ranks = rank_tiles(product.work(), device, refusal is None)
         is_stored = product.b_dtype is not product.dtype
         if (refusal is None or is_stored) and _fills_hopper(product, device):
-            ranks = ranks[:_BESIDE_WGMMA]
+            ranks = ranks[: tiles.BESIDE_WGMMA]
         if (self.tile, self.through_maps) not in ranks:
             return Refusal(f"{len(ranks)} other tiles should be faster")
         return None
@@ -76,8 +73,8 @@ class TritonMatmul(Tactic):
 
 def _fills_hopper(product: Product, device: Device) -> bool:
     """Whether it is one of the large products that `matmul_wgmma` and libraries are faster for."""
-    tiles = math.ceil(product.m / 128) * math.ceil(product.n / 128)
-    is_large = 2 * tiles >= device.multiprocessors and product.pack is not None
+    count = math.ceil(product.m / 128) * math.ceil(product.n / 128)
+    is_large = 2 * count >= device.multiprocessors and product.pack is not None
     return device.capability == (9, 0) and is_large and product.dtype.itemsize_bytes <= 2
 
 

@@ -219,6 +219,8 @@ BOXES_WORTH_COMPILING = 5
 GATHERS_WORTH_COMPILING = 1
 WORTH_COMPILING = 5
 POINTERS_BESIDE_MAPS = 1
+# Where Hopper's own kernel takes a product: compiling tiles is most of what a build takes.
+BESIDE_WGMMA = 2
 
 
 @lru_cache(maxsize=4096)
