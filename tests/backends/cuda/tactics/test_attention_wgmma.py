@@ -6,34 +6,22 @@ import cuda_testing
 import pytest
 import torch
 from cuda_emulator import EmulatedDevice
-from cuda_emulator.hopper import encode_tiled
 from cuda_testing import assert_refused, check_cuda_tactic, cuda_device, cuda_spec
+from hopper_maps import maps
 
 from torch2rt.backends.backend import find_tactic
 from torch2rt.backends.cuda.device import preparing_for
 from torch2rt.backends.cuda.nvrtc import compile_cubin
-from torch2rt.backends.cuda.triton import tensor_map
 from torch2rt.backends.tactic import Refusal
 from torch2rt.kernels.cuda.sm90_attention import NAME, attention_source
 from torch2rt.kernels.cuda.sm90_attention_form import AttentionForm, MaskForm
 from torch2rt.layers.attention import Attention
 from torch2rt.network.dtype import DType
 
-__all__ = ["cuda_device"]
+__all__ = ["cuda_device", "maps"]
 
 SCALE = 0.125
 HEADS_LAST = Attention(SCALE, False, False, False, True, True, True, True)
-
-
-@pytest.fixture(autouse=True)
-def maps(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    """Where there is no driver, maps are made for the emulated device, which is small.
-
-    So blocks take several matrices each, and rings and tiles come round.
-    """
-    if "gpu" not in request.node.keywords:
-        monkeypatch.setattr(tensor_map, "_encode_tiled", lambda: encode_tiled)
-        monkeypatch.setattr(EmulatedDevice, "multiprocessors", 1)
 
 
 def values(*shape: int, dtype: torch.dtype = torch.float16, seed: int = 0) -> torch.Tensor:

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cuda_emulator import EmulatedDevice
-from cuda_emulator.hopper import encode_tiled
 from cuda_testing import assert_refused, check_cuda_tactic, cuda_device
+from hopper_maps import maps
 
 from torch2rt.backends.cuda.nvrtc import compile_cubin
-from torch2rt.backends.cuda.triton import tensor_map
 from torch2rt.kernels.cuda.sm90_attention import NAME, attention_source
 from torch2rt.kernels.cuda.sm90_attention_form import AttentionForm, MaskForm
 from torch2rt.layers.attention import Attention
 from torch2rt.network.dtype import DType
 
-__all__ = ["cuda_device"]
+__all__ = ["cuda_device", "maps"]
 
 # Numbers of spread 1 were multiplied by 112, so that 448 is four times their spread.
 SPREAD = 112
@@ -27,17 +25,6 @@ EPILOGUES = {
 }
 # A number that falls to the other side of a boundary is a step off, an eighth of the largest.
 TOLERANCE = {DType.FLOAT8_E4M3: 2.0**-3}
-
-
-@pytest.fixture(autouse=True)
-def maps(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    """Where there is no driver, maps are made for the emulated device, which is small.
-
-    So blocks take several matrices each, and rings and tiles come round.
-    """
-    if "gpu" not in request.node.keywords:
-        monkeypatch.setattr(tensor_map, "_encode_tiled", lambda: encode_tiled)
-        monkeypatch.setattr(EmulatedDevice, "multiprocessors", 1)
 
 
 def values(*shape: int, seed: int = 0) -> torch.Tensor:
