@@ -73,28 +73,28 @@ class InPlace:
         if len(times) < len(keys):
             if time.monotonic() >= self.measure.deadline:
                 return False
-            times = [*self._race(planner, other, best)]
+            times = self._race(planner, other, best)
             for key, time_us in zip(keys, times, strict=True):
                 cache.put(device, PLAN, key, time_us)
-        return times[0] < _GAIN * times[1]
+        return _is_won(times)
 
     def _race(
         self, planner: Planner, other: list[Option], best: list[Option]
-    ) -> tuple[float, float]:
+    ) -> list[float]:
         """Times of the plans of two choices; infinite for both where one cannot be run."""
         try:
             challenger, holder = (self._executable(planner, choice) for choice in (other, best))
             if challenger is None or holder is None:
-                return math.inf, math.inf
+                return [math.inf, math.inf]
             with self.backend.exclusive():
                 exact = race_plans_us(challenger, holder)
-            times = round(exact[0], 3), round(exact[1], 3)  # as the cache keeps them
-            is_won = times[0] < _GAIN * times[1]
-            self._holder = (digest(other), challenger) if is_won else (digest(best), holder)
+            times = [round(time_us, 3) for time_us in exact]  # as the cache keeps them
+            won = _is_won(times)
+            self._holder = (digest(other), challenger) if won else (digest(best), holder)
             return times
         except DeviceError as error:  # such as memory that does not hold weights twice
             logger.info("plans cannot race: %s", error)
-            return math.inf, math.inf
+            return [math.inf, math.inf]
 
     def _executable(self, planner: Planner, choice: list[Option]) -> Executable | None:
         """A choice made ready by the draft engine."""
@@ -115,6 +115,11 @@ class InPlace:
             return None
         layers = {layer.name: layer for layer in self.network.layers}
         return Executable(plan, layers, self.backend, draft.weights, draft.prepare)
+
+
+def _is_won(times_us: Sequence[float]) -> bool:
+    """Whether the challenger, whose time comes first, is surely faster than the holder."""
+    return times_us[0] < _GAIN * times_us[1]
 
 
 def heavy_groups(chosen: Sequence[Option]) -> list[list[int]]:
